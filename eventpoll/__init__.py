@@ -1,0 +1,40 @@
+"""eventpoll hands Security Event Tokens (RFC 8417) to those who poll for them (RFC 8936, OBIE, WSO2).
+
+The layers, each importing only from those below:
+
+  wire     polling, bank, health, cli: the views and commands; answers, profiles, schemas, views, auth, errors
+  service  transmitter: the rules; waiting: held polls; secevent: a SET
+  store    store: one method for each Lua command; keys, connection, embedded
+"""
+
+from typing import TYPE_CHECKING
+
+from flask import Blueprint, Flask
+
+from eventpoll import answers, bank, cli, health, polling
+from eventpoll.service import Service
+
+if TYPE_CHECKING:
+    from config import Config
+
+__all__ = ["init_app"]
+
+
+def init_app(app: Flask, config: "Config | None" = None) -> None:
+    """Mount eventpoll in a Flask application, its own or a bank's.
+
+    Without `config` the settings come from the environment, and from `app.config`, which wins. Raises
+    config.ConfigError with a line for each mistake. Opens no connection yet.
+    """
+    if config is None:
+        from config import Config
+
+        config = Config.from_environ(over=app.config)
+    service = Service.build(config)
+    app.extensions["eventpoll"] = service
+    root = Blueprint("eventpoll", __name__, cli_group="eventpoll")
+    answers.init(root)
+    cli.init(root, service)
+    for part in (polling, bank, health):
+        root.register_blueprint(part.blueprint(service))
+    app.register_blueprint(root)

@@ -1,0 +1,114 @@
+"""What every answer of ours carries, and how a refusal becomes one."""
+
+import logging
+import re
+import uuid
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, current_app, g, request
+from flask.sansio.scaffold import Scaffold
+from werkzeug.exceptions import HTTPException
+
+from eventpoll import profiles
+from eventpoll.errors import BY_STATUS, Refused
+from eventpoll.service import Service
+from eventpoll.store import Unavailable
+
+log = logging.getLogger(__name__)
+
+SAFE_ID = re.compile(r"[\x20-\x7e]{1,256}")
+RETRY_AFTER = "2"
+"""Seconds after which a caller may try again when the store is away: whole ones, as receivers read no others."""
+
+
+def init(scaffold: Scaffold) -> None:
+    """Have an application or a blueprint answer in our shapes."""
+    scaffold.before_request(refuse_cross_site)
+    scaffold.after_request(finish)
+    scaffold.register_error_handler(Refused, refuse)
+    scaffold.register_error_handler(HTTPException, refuse_http)
+    scaffold.register_error_handler(Unavailable, refuse_unavailable)
+    scaffold.register_error_handler(Exception, refuse_unexpected)
+
+
+def init_app(app: Flask) -> None:
+    """For an application that is ours alone: unknown paths and methods get our shapes too."""
+    app.after_request(finish)
+    app.register_error_handler(HTTPException, refuse_http)
+
+
+def interaction_id() -> str:
+    """x-fapi-interaction-id: the caller's, whatever its form, if it is safe to echo; else a fresh UUID."""
+    if "interaction_id" not in g:
+        sent = request.headers.get("x-fapi-interaction-id", "")
+        g.interaction_id = sent if SAFE_ID.fullmatch(sent) else str(uuid.uuid4())
+    return str(g.interaction_id)
+
+
+def finish(response: Response) -> Response:
+    """The headers of every answer."""
+    headers = response.headers
+    headers["x-fapi-interaction-id"] = interaction_id()
+    headers["X-Content-Type-Options"] = "nosniff"
+    if "Cache-Control" not in headers:
+        headers["Cache-Control"] = "no-store"
+    return response
+
+
+def refuse_cross_site() -> None:
+    """A browser on another site must not act with credentials that it keeps for ours. Raises Refused."""
+    if request.method in ("GET", "HEAD"):
+        return
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site not in (None, "same-origin", "none") or (origin is not None and urlsplit(origin).netloc != request.host):
+        raise Refused("forbidden", "a page of another site may not do this")
+
+
+def refuse(refusal: Refused) -> Response:
+    """The answer to a refused request, in the shape of its profile."""
+    service: Service = current_app.extensions["eventpoll"]
+    profile = profiles.of_path(service.profiles, request.path)
+    text = profile.refuse(refusal, interaction_id())
+    response = Response(text, refusal.row.status, refusal.headers)
+    if text:
+        response.headers["Content-Type"] = profile.content_type
+    else:
+        del response.headers["Content-Type"]
+    return response
+
+
+def refuse_http(error: HTTPException) -> Response:
+    """What Flask or Werkzeug refuse, in our shapes."""
+    status = error.code or 500
+    if status < 400:
+        return Response(error.get_response().get_data(), status, dict(error.get_headers()))
+    code = BY_STATUS.get(status, "internal" if status >= 500 else "malformed")
+    refusal = Refused(code, DESCRIPTIONS.get(status, (error.name or "error").lower()))
+    allowed = getattr(error, "valid_methods", None)
+    if allowed:
+        refusal.headers["Allow"] = ", ".join(sorted(allowed))
+    response = refuse(refusal)
+    response.status_code = status
+    return response
+
+
+DESCRIPTIONS = {
+    400: "the request cannot be read",
+    404: "there is nothing at this path",
+    405: "the method is not one that this path knows: see Allow",
+    413: "the body is too large",
+    500: "something went wrong here; it has been noted",
+}
+
+
+def refuse_unavailable(error: Unavailable) -> Response:
+    """The store is away: try again. What was asked may or may not have been done; to ask again is safe."""
+    log.error("The store is unavailable: %s", error)
+    description = "the store is not available at the moment: try again"
+    return refuse(Refused("unavailable", description, headers={"Retry-After": RETRY_AFTER}))
+
+
+def refuse_unexpected(error: Exception) -> Response:
+    """Our own mistake: told to the log, not to the caller."""
+    log.exception("Unexpected: %s %s", request.method, request.path, exc_info=error)
+    return refuse(Refused("internal", DESCRIPTIONS[500]))

@@ -1,0 +1,246 @@
+"""The bank's calls: streams, pushes, and what became of each SET."""
+
+import hashlib
+import json
+import re
+import uuid
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+from marshmallow import Schema, ValidationError
+
+from eventpoll import auth, profiles, views
+from eventpoll.answers import refuse
+from eventpoll.errors import Refused, invalid
+from eventpoll.profiles import BODY_BYTES, WSO2_BASES, Wso2, wso2_field, wso2_object
+from eventpoll.schemas import (
+    EventSchema,
+    Malformed,
+    SecretSchema,
+    StreamSchema,
+    check_tpp,
+    member_texts,
+    read_object,
+)
+from eventpoll.secevent import BadSecevent, Event
+from eventpoll.service import Service
+from eventpoll.store import Denied, Full, NoSet, NoStream, NotParked, Outstanding
+from eventpoll.transmitter import Conflict, Transmitter
+
+EVENT, STREAM, SECRET = EventSchema(), StreamSchema(), SecretSchema()
+BAD_RESOURCE = re.compile(r"[!@#$%&*()'+,./:;<=>?\[\]^_`{|}]")
+STATES = ("pending", "in_flight", "parked")
+LISTED, MOST_LISTED = 100, 1000
+
+
+def blueprint(service: Service) -> Blueprint:
+    """The bank's endpoints."""
+    bp = Blueprint("bank", __name__)
+    calls = Calls(service)
+
+    @bp.before_request
+    def _only_the_bank() -> None:
+        caller = auth.caller(request, service.bank)
+        if caller.bank:
+            return
+        try:
+            service.transmitter.prove(caller.name, caller.proof)
+        except (NoStream, Denied):
+            raise auth.denied() from None
+        raise Refused("forbidden", "this is the bank's to do, and these are a TPP's credentials")
+
+    def route(method: str, path: str, view: Any, **defaults: Any) -> None:
+        endpoint = f"{view.__name__}{len(bp.deferred_functions)}"
+        bp.add_url_rule(path, endpoint, view, methods=[method], defaults=defaults, provide_automatic_options=False)
+
+    route("GET", "/streams", calls.streams)
+    route("PUT", "/streams/<tpp>", calls.put_stream)
+    route("GET", "/streams/<tpp>", calls.get_stream)
+    route("DELETE", "/streams/<tpp>", calls.delete_stream)
+    route("POST", "/streams/<tpp>/secret", calls.post_secret)
+    route("POST", "/streams/<tpp>/sets", calls.push)
+    route("GET", "/streams/<tpp>/sets", calls.get_sets)
+    route("GET", "/streams/<tpp>/sets/<path:jti>", calls.get_set)
+    route("DELETE", "/streams/<tpp>/sets/<path:jti>", calls.delete_set)
+    route("POST", "/streams/<tpp>/sets/<path:jti>/requeue", calls.requeue)
+    for profile in service.profiles:
+        if isinstance(profile, Wso2):
+            route("POST", f"{WSO2_BASES[profile.generation]}/create-events", calls.create_events, profile=profile)
+
+    bp.register_error_handler(NoStream, _say("not_found", "there is no stream of this TPP"))
+    bp.register_error_handler(NoSet, _say("not_found", "there is no such SET on this stream"))
+    bp.register_error_handler(NotParked, _say("conflict", "the SET is not parked"))
+    bp.register_error_handler(Outstanding, _say("conflict", "SETs are outstanding: settle them, or say force=true"))
+    bp.register_error_handler(Full, _say("too_many", "the stream holds as many SETs as it may", {"Retry-After": "60"}))
+    bp.register_error_handler(Conflict, lambda error: refuse(Refused("conflict", str(error), "jti")))
+    bp.register_error_handler(BadSecevent, lambda error: refuse(refused_secevent(error)))
+    return bp
+
+
+def _say(code: str, description: str, headers: dict[str, str] | None = None) -> Any:
+    return lambda _: refuse(Refused(code, description, headers=headers or {}))
+
+
+def refused_secevent(error: BadSecevent) -> Refused:
+    """A SET or event that is not taken, with its code of RFC 8935."""
+    code = {"invalid_key": "key_invalid", "authentication_failed": "signature_invalid"}.get(error.err, "field_invalid")
+    return Refused(code, error.description)
+
+
+def load(schema: Schema, text: bytes) -> dict[str, Any]:
+    """A JSON body, checked. Raises Refused."""
+    try:
+        members: dict[str, Any] = schema.load(read_object(text))
+    except Malformed as error:
+        raise Refused("malformed", str(error)) from None
+    except ValidationError as error:
+        raise invalid(error.messages) from None
+    return members
+
+
+def read_event(text: bytes) -> Event:
+    """The event that a JSON body asks to be minted, its texts kept to the letter. Raises Refused."""
+    members = load(EVENT, text)
+    texts = member_texts(text.decode())
+    claims: dict[str, str] = {name: texts[name] for name in ("sub", "sub_id", "txn", "toe") if name in texts}
+    return Event(texts["events"], claims, members.get("jti"))
+
+
+class Calls:
+    """The views; each needs the service."""
+
+    def __init__(self, service: Service) -> None:
+        self.transmitter: Transmitter = service.transmitter
+
+    def _view(self, status: Any) -> dict[str, Any]:
+        return views.stream(status, self.transmitter.store, self.transmitter.set_profile)
+
+    def streams(self) -> Response:
+        """GET /streams?limit&after: every stream, by name."""
+        limit = _limit()
+        found = self.transmitter.streams(request.args.get("after", ""), limit)
+        more = {"next": found[-1].tpp} if len(found) == limit else {}
+        return jsonify({"streams": [self._view(status) for status in found], **more})
+
+    def put_stream(self, tpp: str) -> tuple[Response, int]:
+        """PUT /streams/{tpp}: make a stream, or change its settings."""
+        check_tpp(tpp)
+        settings = load(STREAM, _optional_body())
+        if settings.get("redeliver_after") is not None:
+            settings["redeliver_after"] = round(settings["redeliver_after"] * 1000)
+        secret = auth.new_secret()
+        texts = {name: "" if value is None else str(value) for name, value in settings.items()}
+        created = self.transmitter.configure(tpp, auth.hash_of(secret), texts)
+        view = self._view(self.transmitter.status(tpp))
+        return (jsonify({"tpp": tpp, "secret": secret, **view}), 201) if created else (jsonify(view), 200)
+
+    def get_stream(self, tpp: str) -> Response:
+        """GET /streams/{tpp}."""
+        return jsonify(self._view(self.transmitter.status(check_tpp(tpp))))
+
+    def delete_stream(self, tpp: str) -> tuple[str, int]:
+        """DELETE /streams/{tpp}?force=true."""
+        self.transmitter.store.forget(check_tpp(tpp), force=request.args.get("force") == "true")
+        return "", 204
+
+    def post_secret(self, tpp: str) -> Response:
+        """POST /streams/{tpp}/secret: a new secret."""
+        check_tpp(tpp)
+        grace = load(SECRET, _optional_body())["grace_seconds"]
+        secret = auth.new_secret()
+        self.transmitter.store.rotate(tpp, auth.hash_of(secret), grace)
+        return jsonify({"tpp": tpp, "secret": secret, "grace_seconds": grace})
+
+    def push(self, tpp: str) -> tuple[Response | str, int]:
+        """POST /streams/{tpp}/sets: events to mint, or a SET that the bank signed (RFC 8935 section 2)."""
+        check_tpp(tpp)
+        if request.mimetype == "application/secevent+jwt":
+            try:
+                text = profiles.body(request).decode("ascii").strip()
+            except UnicodeDecodeError:
+                raise Refused("malformed", "a SET is three base64url parts with dots between") from None
+            self.transmitter.push_signed(tpp, text)
+            return "", 202
+        if request.mimetype != "application/json":
+            raise Refused(
+                "media_type", "the Content-Type must be application/json or application/secevent+jwt", "Content-Type"
+            )
+        profiles.want_type(request, "application/json")
+        jti, new = self.transmitter.push_event(tpp, read_event(profiles.body(request)))
+        return jsonify({"jti": jti}), 201 if new else 200
+
+    def get_sets(self, tpp: str) -> Response:
+        """GET /streams/{tpp}/sets?state&limit&after: what is there, oldest first."""
+        check_tpp(tpp)
+        state, limit = request.args.get("state", "pending"), _limit()
+        if state not in STATES:
+            raise Refused("field_invalid", f"state: one of {', '.join(STATES)}", "state")
+        found = self.transmitter.peek(tpp, state, limit, request.args.get("after", ""))
+        more = {"next": found[-1].jti} if len(found) == limit else {}
+        return jsonify({"sets": [views.secevent(record) for record in found], **more})
+
+    def get_set(self, tpp: str, jti: str) -> Response:
+        """GET /streams/{tpp}/sets/{jti}: one, with its history."""
+        self.transmitter.sweep(check_tpp(tpp))
+        return jsonify(views.whole_secevent(self.transmitter.store.find(tpp, jti)))
+
+    def delete_set(self, tpp: str, jti: str) -> tuple[str, int]:
+        """DELETE /streams/{tpp}/sets/{jti}: discard a parked one."""
+        self.transmitter.store.discard(check_tpp(tpp), jti)
+        return "", 204
+
+    def requeue(self, tpp: str, jti: str) -> Response:
+        """POST /streams/{tpp}/sets/{jti}/requeue: put a parked one back."""
+        self.transmitter.requeue(check_tpp(tpp), [jti])
+        return jsonify({"jti": jti, "state": "pending"})
+
+    def create_events(self, profile: Wso2) -> tuple[Response, int]:
+        """POST …/create-events: WSO2's event creation."""
+        text, events = wso2_object(wso2_field(request))
+        tpp, resource = profile.client(request), profile.resource(request)
+        for named, header in ((tpp, profile.client_header), (resource, profile.resource_header)):
+            if not named:
+                raise Refused("header_missing", f"Missing header {header}", header)
+        if BAD_RESOURCE.search(resource):
+            raise Refused("header_invalid", "Invalid characters found in the request headers", profile.resource_header)
+        if not all(name and isinstance(value, dict) for name, value in events.items()):
+            raise Refused("malformed", "Error in the request payload", "request")
+        if not events:
+            raise Refused("client_unknown", "Error in event creation request payload", "request")
+        key = request.headers.get("x-idempotency-key")
+        event = Event(
+            text.strip(),
+            {"sub": json.dumps(resource)},
+            jti_of(tpp, key) if key else None,
+            wso2_generation=profile.generation,
+        )
+        unknown = f"A client was not found for the client id : '{tpp}' in the database. "
+        try:
+            check_tpp(tpp)
+            jti, _ = self.transmitter.push_event(tpp, event)
+        except Refused:
+            raise Refused(
+                "header_invalid", "Invalid characters found in the request headers", profile.client_header
+            ) from None
+        except NoStream:
+            raise Refused("client_unknown", unknown, profile.client_header) from None
+        return jsonify({"notificationsID": jti}), 201
+
+
+def jti_of(tpp: str, key: str) -> str:
+    """The jti that an idempotency key stands for: the same for a retry, and no other TPP's."""
+    return str(uuid.UUID(bytes=hashlib.sha256(f"{tpp}\n{key}".encode()).digest()[:16], version=4))
+
+
+def _optional_body() -> bytes:
+    text = profiles.body(request, BODY_BYTES)
+    if text:
+        profiles.want_type(request, "application/json")
+    return text or b"{}"
+
+
+def _limit() -> int:
+    text = request.args.get("limit", str(LISTED))
+    if not re.fullmatch(r"[0-9]{1,6}", text) or not 1 <= int(text) <= MOST_LISTED:
+        raise Refused("field_invalid", f"limit: a whole number from 1 to {MOST_LISTED}", "limit")
+    return int(text)

@@ -1,0 +1,34 @@
+"""What anyone may ask: whether we live, whether we are ready, and our public keys."""
+
+from flask import Blueprint, Response, jsonify
+
+from eventpoll.service import Service
+
+JWKS_SECONDS = 300
+
+
+def blueprint(service: Service) -> Blueprint:
+    """The open endpoints."""
+    bp = Blueprint("health", __name__)
+    keys = service.transmitter.minter.keys
+    public = keys.as_dict(private=False) if keys else {"keys": []}
+
+    @bp.get("/healthz", provide_automatic_options=False)
+    def healthz() -> Response:
+        """The process answers."""
+        return jsonify(status="ok")
+
+    @bp.get("/readyz", provide_automatic_options=False)
+    def readyz() -> Response:
+        """The store can be written to; else 503."""
+        service.transmitter.store.ping()
+        return jsonify(status="ready")
+
+    @bp.get("/.well-known/jwks.json", provide_automatic_options=False)
+    def jwks() -> Response:
+        """The public half of each signing key (RFC 7517)."""
+        response = jsonify(public)
+        response.headers["Cache-Control"] = f"public, max-age={JWKS_SECONDS}"
+        return response
+
+    return bp

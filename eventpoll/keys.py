@@ -1,0 +1,37 @@
+"""The names of everything in Redis; no other place spells them.
+
+All keys of one TPP share the hash tag {TPP}, so that Redis Cluster keeps them on one node and a Lua command
+may touch them together. What spans streams has a name without a tag, and is never part of such a command.
+"""
+
+from functools import lru_cache
+
+#: The keys of a stream, in the order in which every Lua command takes them as KEYS.
+STREAM_KEYS = (
+    "stream",
+    "pending",
+    "sets",
+    "inflight",
+    "inflight_order",
+    "leases",
+    "parked",
+    "parked_order",
+    "requeued",
+    "settled",
+    "settled_before",
+    "wake",
+)
+
+#: Sorted set of the names of all streams, each with score 0: in alphabetical order.
+STREAMS = "eventpoll:streams"
+
+
+@lru_cache(maxsize=4096)
+def of(tpp: str) -> tuple[str, ...]:
+    """The keys of the stream of `tpp`, in KEYS order. The name must have been checked: a brace would move the tag."""
+    return tuple(f"eventpoll:{{{tpp}}}:{key}" for key in STREAM_KEYS)
+
+
+def wake(tpp: str) -> str:
+    """The channel on which the held polls of `tpp` listen: the last of its keys."""
+    return of(tpp)[-1]

@@ -1,0 +1,50 @@
+-- peek: tell which SETs are in one state, oldest first.
+--
+--   KEYS[1]   stream          hash     settings, secrets, times and counters
+--   KEYS[2]   pending         zset     jti -> order: microseconds when pushed, never twice the same
+--   KEYS[4]   inflight        hash     jti -> record of a delivered SET
+--   KEYS[5]   inflight_order  zset     jti -> order, of the SETs in flight
+--   KEYS[6]   leases          zset     jti -> microseconds when it may be offered again
+--   KEYS[7]   parked          hash     jti -> record and error of a parked SET
+--   KEYS[8]   parked_order    zset     jti -> order, of the parked SETs
+--   KEYS[9]   requeued        hash     jti -> record of a pending SET that was parked before
+--   ARGV[1]   state           'pending', 'in_flight' or 'parked'
+--   ARGV[2]   limit           the most to tell of
+--   ARGV[3]   after           the jti after which to go on; '' from the oldest
+--
+-- Returns {jti, record, lease, jti, record, lease, …}: record as in poll, lease the microseconds when
+--         it may be offered again or ''.
+-- Errors  NOSTREAM  no stream of this TPP
+--         NOSET     no SET with the jti to go on after
+-- Reads only.
+--
+--   redis-cli --eval peek.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , pending 10 ''
+
+local stream, pending, inflight, inflight_order, leases, parked, parked_order, requeued = KEYS[1], KEYS[2], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local state, limit, after = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+
+if redis.call('EXISTS', stream) == 0 then
+  return redis.error_reply('NOSTREAM no stream of this TPP')
+end
+local order = ({pending = pending, in_flight = inflight_order, parked = parked_order})[state]
+local records = ({pending = requeued, in_flight = inflight, parked = parked})[state]
+
+local from = '-inf'
+if after ~= '' then
+  -- It may have moved on meanwhile: its order is the same wherever it is.
+  local place = redis.call('ZSCORE', pending, after) or redis.call('ZSCORE', inflight_order, after)
+    or redis.call('ZSCORE', parked_order, after)
+  if not place then
+    return redis.error_reply('NOSET no SET with the jti to go on after')
+  end
+  from = '(' .. place
+end
+
+local answer = {}
+local found = redis.call('ZRANGEBYSCORE', order, from, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
+for i = 1, #found, 2 do
+  answer[#answer + 1] = found[i]
+  answer[#answer + 1] = redis.call('HGET', records, found[i]) or (found[i + 1] .. ' 0 ')
+  answer[#answer + 1] = redis.call('ZSCORE', leases, found[i]) or ''
+end
+return answer

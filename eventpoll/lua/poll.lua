@@ -1,0 +1,277 @@
+-- poll: settle what the TPP acknowledges and reports, then hand out the next SETs, in one step.
+--
+--   KEYS[1]   stream          hash     settings, secrets, times and counters
+--   KEYS[2]   pending         zset     jti -> order: microseconds when pushed, never twice the same
+--   KEYS[3]   sets            hash     jti -> the SET, as signed
+--   KEYS[4]   inflight        hash     jti -> record of a delivered SET
+--   KEYS[5]   inflight_order  zset     jti -> order, of the SETs in flight
+--   KEYS[6]   leases          zset     jti -> microseconds when it may be offered again
+--   KEYS[7]   parked          hash     jti -> record and error of a parked SET
+--   KEYS[8]   parked_order    zset     jti -> order, of the parked SETs
+--   KEYS[9]   requeued        hash     jti -> record of a pending SET that was parked before
+--   KEYS[10]  settled         hash     jti -> how it ended, in this dedupe window
+--   ARGV[1]   proof           SHA-256 of the secret that was shown, in hex; '' where it is known already who asks
+--   ARGV[2]   max_events      the most SETs to hand out; 0 hands out none
+--   ARGV[3]   redeliver_after milliseconds of a lease, unless the stream has its own
+--   ARGV[4]   max_deliveries  park a SET at its n-th delivery, 0 never, unless the stream has its own
+--   ARGV[5]   on_error        'park' or 'redeliver', unless the stream has its own
+--   ARGV[6]   retention       milliseconds that a SET may be outstanding
+--   ARGV[7]   dedupe          milliseconds for which an ended jti is remembered
+--   ARGV[8]   profile         one letter for the history: r RFC 8936, o OBIE, w WSO2
+--   ARGV[9]   acks            how many jtis of ack follow
+--   ARGV[10…] settle          those jtis, each once; then jti and error (JSON text) of each member of setErrs
+--
+-- Returns {more, wait, stale, acked, reported, jti, SET, jti, SET, …}: more is 1 when a next poll could
+--         return something that this answer does not hold; wait is the milliseconds until the next lease
+--         runs out, -1 without one; stale is 1 when there is something for sweep to take out.
+-- Errors  NOSTREAM  no stream of this TPP
+--         DENIED    the secret is not the stream's
+-- Not idempotent: what it hands out counts as delivered. A repeated ack or setErrs changes nothing.
+-- Cost: by the jtis of the request and the SETs of the answer; O(log n) in what waits.
+--
+--   redis-cli --eval poll.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , '' 10 0 0 park 2592000000 86400000 r 1 jti-1
+
+local stream, pending, sets, inflight, inflight_order = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local leases, parked, parked_order, requeued, settled = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local proof, max_events = ARGV[1], tonumber(ARGV[2])
+local redeliver_after, max_deliveries, on_error = ARGV[3], ARGV[4], ARGV[5]
+local retention, dedupe, profile, acks = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
+local CHUNK = 500   -- values for one unpack: Lua's stack holds some 8 000
+local TRAIL = 20    -- the last so many happenings of a SET are kept
+
+local known = redis.call('HMGET', stream, 'created_at', 'secret', 'old_secret', 'old_secret_until',
+  'redeliver_after', 'max_deliveries', 'on_error', 'polled_at', 'settled_since', 'delivered', 'acked', 'reported')
+if not known[1] then
+  return redis.error_reply('NOSTREAM no stream of this TPP')
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local now_ms = string.format('%.0f', math.floor(now / 1000))
+
+if proof ~= '' and proof ~= known[2]
+    and not (proof == known[3] and tonumber(now_ms) < tonumber(known[4])) then
+  return redis.error_reply('DENIED the secret is not the one of this stream')
+end
+
+-- A write that writes nothing: a store that is read-only, cannot persist or is full refuses it here,
+-- before anything is done. Settling alone frees memory, so it is let through when the store is full.
+if max_events > 0 then
+  redis.call('HSETNX', stream, 'created_at', now_ms)
+else
+  redis.call('HDEL', stream, '-')
+end
+
+redeliver_after = tonumber(known[5] or redeliver_after) * 1000
+max_deliveries = tonumber(known[6] or max_deliveries)
+on_error = known[7] or on_error
+local cutoff = string.format('%.0f', now - retention * 1000)
+
+-- A record is "order deliveries happening,happening…", then a line with the last error, if any.
+-- A happening is when (milliseconds), what (a letter) and by which profile (a letter).
+local function amend(record, what, delivered)
+  local order, deliveries, trail, rest = record:match('^(%d+) (%d+) ([^\n]*)(.*)$')
+  trail = (trail == '' and '' or trail .. ',') .. now_ms .. what .. profile
+  if #trail > 16 * TRAIL then trail = trail:sub(-16 * TRAIL + 1) end
+  deliveries = tonumber(deliveries) + (delivered or 0)
+  return order .. ' ' .. deliveries .. ' ' .. trail .. rest, order, deliveries
+end
+
+local function with_error(record, err)
+  return record:match('^[^\n]*') .. '\n' .. err
+end
+
+local function park(jti, order, record)
+  redis.call('HSET', parked, jti, record)
+  redis.call('ZADD', parked_order, order, jti)
+end
+
+-- 1. ack: settles for good, whatever state the SET is in.
+
+local acked = 0
+for first = 10, 9 + acks, CHUNK do
+  local jtis = {unpack(ARGV, first, math.min(first + CHUNK - 1, 9 + acks))}
+  local records = redis.call('HMGET', inflight, unpack(jtis))
+  local elsewhere, places = {}, {}
+  for i, jti in ipairs(jtis) do
+    if not records[i] then
+      elsewhere[#elsewhere + 1] = jti
+      places[#places + 1] = i
+    end
+  end
+  if #elsewhere > 0 then
+    local orders = redis.call('ZMSCORE', pending, unpack(elsewhere))
+    local parks = redis.call('HMGET', parked, unpack(elsewhere))
+    for i, jti in ipairs(elsewhere) do
+      if orders[i] then
+        records[places[i]] = redis.call('HGET', requeued, jti) or (orders[i] .. ' 0 ')
+        redis.call('ZREM', pending, jti)
+        redis.call('HDEL', requeued, jti)
+      elseif parks[i] then
+        records[places[i]] = parks[i]
+        redis.call('HDEL', parked, jti)
+        redis.call('ZREM', parked_order, jti)
+      end
+    end
+  end
+  local gone, ends = {}, {}
+  for i, jti in ipairs(jtis) do
+    if records[i] then
+      gone[#gone + 1] = jti
+      ends[#ends + 1] = jti
+      ends[#ends + 1] = now_ms .. ' ' .. amend(records[i], 'a')
+    end
+  end
+  if #gone > 0 then
+    redis.call('HDEL', sets, unpack(gone))
+    redis.call('HDEL', inflight, unpack(gone))
+    redis.call('ZREM', inflight_order, unpack(gone))
+    redis.call('ZREM', leases, unpack(gone))
+    redis.call('HSET', settled, unpack(ends))
+    acked = acked + #gone
+  end
+end
+
+-- 2. setErrs: parks the SET, or only notes the error, as the policy says. The error of a SET that
+--    was acknowledged is noted with its end.
+
+local reported = 0
+for i = 10 + acks, #ARGV, 2 do
+  local jti, err = ARGV[i], ARGV[i + 1]
+  local record = redis.call('HGET', inflight, jti)
+  local order = not record and redis.call('ZSCORE', pending, jti)
+  local was_parked = not record and not order and redis.call('HGET', parked, jti)
+  if record then
+    record, order = amend(record, 'e')
+    if on_error == 'park' then
+      redis.call('HDEL', inflight, jti)
+      redis.call('ZREM', inflight_order, jti)
+      redis.call('ZREM', leases, jti)
+      park(jti, order, with_error(record, err))
+    else
+      redis.call('HSET', inflight, jti, with_error(record, err))
+    end
+  elseif order then
+    record = with_error(amend(redis.call('HGET', requeued, jti) or (order .. ' 0 '), 'e'), err)
+    if on_error == 'park' then
+      redis.call('ZREM', pending, jti)
+      redis.call('HDEL', requeued, jti)
+      park(jti, order, record)
+    else
+      redis.call('HSET', requeued, jti, record)
+    end
+  elseif was_parked then
+    redis.call('HSET', parked, jti, with_error(amend(was_parked, 'e'), err))
+  else
+    local ended = redis.call('HGET', settled, jti)
+    if ended then redis.call('HSET', settled, jti, with_error(ended, err)) end
+  end
+  if record or was_parked then reported = reported + 1 end
+end
+
+-- 3. Fetch: fresh SETs first, oldest first; then those offered again, longest waiting first.
+
+local answer, leased, delivered = {0, 0, 0, 0, 0}, 0, 0   -- the five numbers are filled in below
+
+local function hand_out(jtis, records)
+  local secevents = redis.call('HMGET', sets, unpack(jtis))
+  local life, orders, ends = {}, {}, {}
+  for i, jti in ipairs(jtis) do
+    local record, order, deliveries = amend(records[i], 'd', 1)
+    delivered = delivered + 1
+    answer[2 * delivered + 4], answer[2 * delivered + 5] = jti, secevents[i]
+    if max_deliveries > 0 and deliveries >= max_deliveries then
+      redis.call('HDEL', inflight, jti)
+      redis.call('ZREM', inflight_order, jti)
+      redis.call('ZREM', leases, jti)
+      park(jti, order, with_error(amend(record, 'u'), '{"err":"undelivered","description":"delivered '
+        .. deliveries .. ' times without an acknowledgement"}'))
+    else
+      leased = leased + 1
+      life[#life + 1], life[#life + 2] = jti, record
+      orders[#orders + 1], orders[#orders + 2] = order, jti
+      ends[#ends + 1], ends[#ends + 2] = string.format('%.0f', now + redeliver_after + leased), jti
+    end
+  end
+  if #life > 0 then
+    redis.call('HSET', inflight, unpack(life))
+    redis.call('ZADD', inflight_order, unpack(orders))
+    redis.call('ZADD', leases, unpack(ends))
+  end
+end
+
+while delivered < max_events do
+  local found = redis.call('ZRANGEBYSCORE', pending, cutoff, '+inf', 'WITHSCORES',
+    'LIMIT', 0, math.min(CHUNK, max_events - delivered))
+  if #found == 0 then break end
+  local jtis, records = {}, {}
+  for i = 1, #found, 2 do
+    jtis[#jtis + 1] = found[i]
+    records[#records + 1] = found[i + 1] .. ' 0 '
+  end
+  if redis.call('EXISTS', requeued) == 1 then
+    for i, record in ipairs(redis.call('HMGET', requeued, unpack(jtis))) do
+      if record then records[i] = record end
+    end
+    redis.call('HDEL', requeued, unpack(jtis))
+  end
+  redis.call('ZREM', pending, unpack(jtis))
+  hand_out(jtis, records)
+end
+
+-- With no lease a SET may be offered again at once, but never twice in one answer.
+local due = redeliver_after == 0 and '+inf' or string.format('%.0f', now)
+local again = {}
+if delivered < max_events then
+  again = redis.call('ZRANGEBYSCORE', leases, '-inf', due, 'LIMIT', 0, max_events)
+end
+local fresh = {}
+for i = 1, delivered do fresh[answer[2 * i + 4]] = true end
+for first = 1, #again, CHUNK do
+  local candidates = {unpack(again, first, math.min(first + CHUNK - 1, #again))}
+  local jtis, records = {}, {}
+  for i, record in ipairs(redis.call('HMGET', inflight, unpack(candidates))) do
+    local jti = candidates[i]
+    local full = delivered + #jtis >= max_events
+    if not full and not fresh[jti] and tonumber(record:match('^%d+')) < tonumber(cutoff) then
+      redis.call('ZREM', leases, jti)   -- too old: sweep finds it by its order
+    elseif not full and not fresh[jti] then
+      jtis[#jtis + 1], records[#records + 1] = jti, record
+    end
+  end
+  if #jtis > 0 then hand_out(jtis, records) end
+  if delivered >= max_events then break end
+end
+
+-- 4. What is left, and what there is to note.
+
+local more
+if redeliver_after == 0 then
+  more = redis.call('ZCARD', leases) > leased
+else
+  more = redis.call('ZCOUNT', leases, '-inf', due) > 0
+end
+more = more or redis.call('ZCOUNT', pending, cutoff, '+inf') > 0
+
+local wait = -1
+local next_lease = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
+if #next_lease > 0 then
+  wait = math.max(0, math.ceil((tonumber(next_lease[2]) - now) / 1000))
+end
+
+local stale = known[9] and tonumber(now_ms) - tonumber(known[9]) >= dedupe
+for _, order in ipairs({pending, inflight_order, parked_order}) do
+  local oldest = redis.call('ZRANGE', order, 0, 0, 'WITHSCORES')
+  stale = stale or (#oldest > 0 and tonumber(oldest[2]) < tonumber(cutoff))
+end
+
+if acked > 0 and not known[9] then redis.call('HSET', stream, 'settled_since', now_ms) end
+if acked + reported + delivered > 0 then
+  redis.call('HSET', stream, 'polled_at', now_ms, 'delivered', (known[10] or 0) + delivered,
+    'acked', (known[11] or 0) + acked, 'reported', (known[12] or 0) + reported)
+elseif tonumber(now_ms) - (tonumber(known[8]) or 0) >= 1000 then
+  redis.call('HSET', stream, 'polled_at', now_ms)
+end
+
+answer[1], answer[2], answer[3], answer[4], answer[5] = more and 1 or 0, wait, stale and 1 or 0, acked, reported
+return answer

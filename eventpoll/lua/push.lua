@@ -1,0 +1,77 @@
+-- push: put one SET on a TPP's stream, once per jti, and wake the polls that wait for it.
+--
+--   KEYS[1]   stream          hash     settings, secrets, times and counters
+--   KEYS[2]   pending         zset     jti -> order: microseconds when pushed, never twice the same
+--   KEYS[3]   sets            hash     jti -> the SET, as signed
+--   KEYS[10]  settled         hash     jti -> how it ended, in this dedupe window
+--   KEYS[11]  settled_before  hash     the same, of the window before
+--   KEYS[12]  wake            channel  where held polls listen
+--   ARGV[1]   jti             1 to 128 characters, no control characters
+--   ARGV[2]   secevent        the SET: three base64url parts
+--   ARGV[3]   dedupe          milliseconds for which an ended jti is remembered; absent: as long as it is kept
+--   ARGV[4]   max_pending     the most SETs outstanding, unless the stream has its own; absent or 0: no limit
+--
+-- Returns {'queued'} when the SET is new, {'repeated'} when that very SET is there or its jti
+--         ended within the dedupe window, {'kept', SET} when other bytes have the jti: they stay.
+-- Errors  NOSTREAM  no stream of this TPP
+--         BADSET    not a SET, or not a jti
+--         FULL      the stream holds as many SETs as it may
+-- Idempotent: pushing again after a lost answer changes nothing.
+--
+--   redis-cli --eval push.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , jti-1 eyJ0.eyJ9.c2ln
+
+local stream, pending, sets = KEYS[1], KEYS[2], KEYS[3]
+local settled, settled_before, wake = KEYS[10], KEYS[11], KEYS[12]
+local jti, secevent = ARGV[1], ARGV[2]
+local dedupe, max_pending = tonumber(ARGV[3]), tonumber(ARGV[4]) or 0
+
+local function utf8(text)
+  -- Whether text is well-formed UTF-8: each pattern eats one class of characters.
+  local classes = {
+    '[\1-\127]+', '[\194-\223][\128-\191]', '\224[\160-\191][\128-\191]',
+    '[\225-\236\238\239][\128-\191][\128-\191]', '\237[\128-\159][\128-\191]',
+    '\240[\144-\191][\128-\191][\128-\191]', '[\241-\243][\128-\191][\128-\191][\128-\191]',
+    '\244[\128-\143][\128-\191][\128-\191]',
+  }
+  for _, class in ipairs(classes) do text = text:gsub(class, ' ') end
+  return not text:find('[^ ]')
+end
+
+if not jti or #jti == 0 or #jti > 512 or jti:find('[%c%z]') or not utf8(jti) then
+  return redis.error_reply('BADSET the jti must be 1 to 128 characters, without control characters')
+end
+if not secevent or not secevent:find('^[%w_-]+%.[%w_-]+%.[%w_-]+$') then
+  return redis.error_reply('BADSET a SET is three base64url parts')
+end
+
+local known = redis.call('HMGET', stream, 'created_at', 'last_order', 'pushed', 'max_pending')
+if not known[1] then
+  return redis.error_reply('NOSTREAM no stream of this TPP')
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+
+local kept = redis.call('HGET', sets, jti)
+if kept == secevent then return {'repeated'} end
+if kept then return {'kept', kept} end
+
+local ended = redis.call('HGET', settled, jti) or redis.call('HGET', settled_before, jti)
+if ended and not (dedupe and now / 1000 - tonumber(ended:match('^%d+')) >= dedupe) then
+  return {'repeated'}
+end
+
+max_pending = tonumber(known[4]) or max_pending
+if max_pending > 0 and redis.call('HLEN', sets) >= max_pending then
+  return redis.error_reply('FULL the stream holds as many SETs as it may')
+end
+
+-- Strictly growing, whatever the clock does: the order in which SETs were pushed.
+local order = string.format('%.0f', math.max(now, (tonumber(known[2]) or 0) + 1))
+redis.call('HSET', sets, jti, secevent)
+redis.call('ZADD', pending, order, jti)
+if ended then redis.call('HDEL', settled, jti); redis.call('HDEL', settled_before, jti) end
+redis.call('HSET', stream, 'last_order', order, 'pushed', (tonumber(known[3]) or 0) + 1,
+  'pushed_at', string.format('%.0f', math.floor(now / 1000)))
+redis.call('PUBLISH', wake, 'push')
+return {'queued'}

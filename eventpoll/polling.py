@@ -1,0 +1,106 @@
+"""POST …/events: one view for all profiles."""
+
+from typing import cast
+
+from flask import Blueprint, Response, current_app, request
+
+from eventpoll import auth, profiles
+from eventpoll.auth import Caller
+from eventpoll.errors import Refused
+from eventpoll.profiles import Profile, Wso2
+from eventpoll.schemas import TPP
+from eventpoll.service import Service
+from eventpoll.store import Denied, NoStream
+from eventpoll.transmitter import Poll, TooManyJtis
+from eventpoll.waiting import TooManyHeld
+
+
+def blueprint(service: Service) -> Blueprint:
+    """The poll endpoints, a path for each profile."""
+    bp = Blueprint("polling", __name__)
+    for profile in service.profiles:
+        bp.add_url_rule(
+            profile.path,
+            endpoint=profile.name,
+            view_func=poll,
+            defaults={"profile": profile},
+            methods=["POST"],
+            provide_automatic_options=False,
+            strict_slashes=not isinstance(profile, Wso2),
+        )
+    return bp
+
+
+def poll(profile: Profile) -> Response:
+    """Poll, acknowledge, report errors: RFC 8936 section 2.4."""
+    service = cast(Service, current_app.extensions["eventpoll"])
+    caller = auth.caller(request, service.bank)
+    try:
+        profiles.want_json_answer(request)
+        asked = profile.read(request)
+        tpp = _tpp(profile, caller)
+    except Refused:
+        _prove(service, caller)  # who is not let in is told nothing else
+        raise
+    try:
+        answer = service.transmitter.poll(
+            tpp,
+            asked,
+            profile=profile.letter,
+            hold=profile.holds(asked),
+            proof=caller.proof,
+            client=request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket"),
+        )
+    except (NoStream, Denied):
+        raise _unknown(profile, caller, tpp) from None
+    except TooManyJtis as error:
+        _prove(service, caller)
+        raise Refused("field_invalid", str(error), "ack") from None
+    except TooManyHeld as error:
+        raise _too_many(error, asked) from None
+    text, status = profile.write(answer)
+    return Response(text, status, content_type=profile.content_type)
+
+
+def _tpp(profile: Profile, caller: Caller) -> str:
+    """Whose stream is polled. Raises Refused."""
+    if not isinstance(profile, Wso2):
+        if caller.bank:
+            raise Refused("forbidden", "the bank polls for nobody here: a TPP's credentials are wanted")
+        return caller.name
+    named = profile.client(request)
+    if caller.bank:
+        if not named:
+            raise Refused("header_missing", f"Missing header {profile.client_header}", profile.client_header)
+        if not TPP.fullmatch(named):
+            raise Refused("header_invalid", "Invalid characters found in the request headers", profile.client_header)
+        return named
+    if named not in ("", caller.name):
+        raise Refused("forbidden", f"{profile.client_header} names another TPP")
+    return caller.name
+
+
+def _prove(service: Service, caller: Caller) -> None:
+    if not caller.bank:
+        try:
+            service.transmitter.prove(caller.name, caller.proof)
+        except (NoStream, Denied):
+            raise auth.denied() from None
+
+
+def _unknown(profile: Profile, caller: Caller, tpp: str) -> Refused:
+    if not caller.bank:
+        return auth.denied()
+    # WSO2's own words, its two dots and its last blank included.
+    words = f"A client was not found for the client id : '{tpp}' in the database.. "
+    return Refused("client_unknown", words, cast(Wso2, profile).client_header)
+
+
+def _too_many(error: TooManyHeld, asked: Poll) -> Refused:
+    where, code = ("stream", "too_many") if error.where == "stream" else ("service", "unavailable")
+    settled = "; the acknowledgements in it hold" if asked.ack or asked.set_errs else ""
+    return Refused(
+        code,
+        f"too many polls are held on this {where}: poll with returnImmediately{settled}",
+        headers={"Retry-After": "1"},
+    )

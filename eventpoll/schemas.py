@@ -1,0 +1,246 @@
+"""Every body that comes in: read strictly, and checked by one schema each."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
+
+from eventpoll.errors import Refused
+from eventpoll.transmitter import Poll
+
+TPP = re.compile(r"[A-Za-z0-9._~@:+-]{1,128}")
+KEPT_ERR, KEPT_DESCRIPTION = 128, 1024
+"""Of a longer err or description, on the paths that set no limit, so many characters are kept."""
+
+
+class Malformed(Exception):
+    """The text is not the JSON that we take; the message says why."""
+
+
+def read_json(body: bytes | str) -> Any:
+    """Parse JSON as RFC 8259 has it: no duplicate members, no NaN, no bottomless nesting. Raises Malformed."""
+    try:
+        text = body.decode("utf-8") if isinstance(body, bytes) else body
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except UnicodeDecodeError:
+        raise Malformed("the body is not UTF-8") from None
+    except RecursionError:
+        raise Malformed("the JSON is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise Malformed(f"the body is not JSON: {error.msg} at character {error.pos}") from None
+    except ValueError as error:
+        raise Malformed(f"the body is not JSON that we take: {error}") from None
+
+
+def read_object(body: bytes | str) -> dict[str, Any]:
+    """The same, of an object. Raises Malformed."""
+    value = read_json(body)
+    if not isinstance(value, dict):
+        raise Malformed("the body must be a JSON object")
+    return value
+
+
+def member_texts(text: str) -> dict[str, str]:
+    """The members of a JSON object as they are written, to the letter: numbers keep their digits and members
+    their order. The text must have passed `read_object`."""
+    decoder = json.JSONDecoder()
+    blank = re.compile(r"[ \t\r\n]*")
+
+    def skip(at: int) -> int:
+        return blank.match(text, at).end()  # type: ignore[union-attr]
+
+    found: dict[str, str] = {}
+    at = skip(skip(0) + 1)
+    while text[at] != "}":
+        name, at = decoder.raw_decode(text, at)
+        begin = skip(skip(at) + 1)
+        _, end = decoder.raw_decode(text, begin)
+        found[name] = text[begin:end]
+        at = skip(end)
+        if text[at] == ",":
+            at = skip(at + 1)
+    return found
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a member stands twice")
+    return members
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+class JSONBoolean(fields.Field[bool]):
+    """true or false, and no word or number that may mean them."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValidationError("Must be true or false.")
+        return value
+
+
+class Jtis(fields.Field[list[str]]):
+    """An array of jtis. Checked in one sweep: a list of marshmallow's strings costs 35 times as much."""
+
+    def __init__(self, least: int, most: int | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.least, self.most = least, most
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> list[str]:
+        if not isinstance(value, list) or not all(type(jti) is str for jti in value):
+            raise ValidationError("Must be an array of strings.")
+        lengths = [len(jti) for jti in value]
+        if value and (min(lengths) < self.least or (self.most is not None and max(lengths) > self.most)):
+            raise ValidationError(f"Each jti must have {self.least} to {self.most} characters.")
+        if not _encodes("".join(value)):
+            raise ValidationError("A jti is not well-formed Unicode.")
+        return value
+
+
+class SetErrs(fields.Field[dict[str, dict[str, str]]]):
+    """An object: jti -> {"err", "description"}."""
+
+    def __init__(self, *, description_required: bool, err: int | None, description: int | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.description_required = description_required
+        self.limits = {"err": err, "description": description}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValidationError("Must be an object.")
+        return {jti: self._one(jti, error) for jti, error in value.items()}
+
+    def _one(self, jti: str, error: Any) -> dict[str, str]:
+        if not isinstance(error, dict):
+            raise ValidationError({jti: ["Must be an object."]})
+        if not jti or not _encodes(jti):
+            raise ValidationError({jti: ["The jti must be a non-empty string of well-formed Unicode."]})
+        kept = {}
+        for member, keep in (("err", KEPT_ERR), ("description", KEPT_DESCRIPTION)):
+            if member not in error:
+                if member == "err" or self.description_required:
+                    raise ValidationError({jti: {member: [fields.Field.default_error_messages["required"]]}})
+                continue
+            text, most = error[member], self.limits[member]
+            if not isinstance(text, str):
+                raise ValidationError({jti: {member: ["Must be a string."]}})
+            if (not text and (member == "err" or most)) or (most and len(text) > most):
+                raise ValidationError({jti: {member: [f"Must have 1 to {most or keep} characters."]}})
+            kept[member] = text[:keep]
+        return kept
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can write and nothing can store
+        return False
+    return True
+
+
+def _number(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValidationError("Must be a number.")
+
+
+class PollSchema(Schema):
+    """RFC 8936 section 2.2. Members that we do not know are ignored: real receivers send some."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    max_events = fields.Integer(strict=True, data_key="maxEvents", validate=validate.Range(min=0), load_default=None)
+    return_immediately = JSONBoolean(data_key="returnImmediately", load_default=None)
+    ack = Jtis(0, None, load_default=list)
+    set_errs = SetErrs(description_required=False, err=None, description=None, data_key="setErrs", load_default=dict)
+
+    @post_load
+    def _poll(self, members: dict[str, Any], **_: Any) -> Poll:
+        return Poll(**members)
+
+
+class ObiePollSchema(PollSchema):
+    """OBEventPolling1: closed, with its own lengths."""
+
+    class Meta:
+        unknown = RAISE
+
+    ack = Jtis(1, 128, load_default=list)
+    set_errs = SetErrs(description_required=True, err=40, description=256, data_key="setErrs", load_default=dict)
+
+
+class Wso2Integer(fields.Integer):
+    """What Java's Integer.parseInt takes of a number or a string."""
+
+    def _validated(self, value: Any) -> int:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | str)
+            or not re.fullmatch(r"[+-]?[0-9]{1,18}", str(value))
+        ):
+            raise ValidationError("Not a valid integer.")
+        return int(value)
+
+
+class Wso2PollSchema(PollSchema):
+    """WSO2's: numbers may be strings, and returnImmediately is never read."""
+
+    max_events = Wso2Integer(data_key="maxEvents", validate=validate.Range(min=0), load_default=None)
+    return_immediately = fields.Raw(  # type: ignore[assignment]
+        data_key="returnImmediately", load_default=None, allow_none=True
+    )
+    set_errs = SetErrs(description_required=True, err=None, description=None, data_key="setErrs", load_default=dict)
+
+
+class StreamSchema(Schema):
+    """The body of PUT /streams/{tpp}: what is null goes back to the service's own."""
+
+    class Meta:
+        unknown = RAISE
+
+    redeliver_after = fields.Float(allow_none=True, validate=validate.Range(min=0, max=31_536_000))
+    max_deliveries = fields.Integer(strict=True, allow_none=True, validate=validate.Range(min=0, max=1_000_000))
+    on_error = fields.String(allow_none=True, validate=validate.OneOf(["park", "redeliver"]))
+    set_profile = fields.String(allow_none=True, validate=validate.OneOf(["rfc8417", "obie", "wso2"]))
+    audience = fields.String(allow_none=True, validate=validate.Length(min=1, max=1024))
+    max_pending = fields.Integer(strict=True, allow_none=True, validate=validate.Range(min=0))
+
+
+class SecretSchema(Schema):
+    """The body of POST /streams/{tpp}/secret."""
+
+    class Meta:
+        unknown = RAISE
+
+    grace_seconds = fields.Float(load_default=0.0, validate=validate.Range(min=0, max=31_536_000))
+
+
+class EventSchema(Schema):
+    """The body of POST /streams/{tpp}/sets: the events of one SET, and its claims."""
+
+    class Meta:
+        unknown = RAISE
+
+    events = fields.Dict(
+        keys=fields.String(validate=validate.Length(min=1)),
+        values=fields.Dict(),
+        required=True,
+        validate=validate.Length(min=1, error="Must hold at least one event."),
+    )
+    jti = fields.String(validate=validate.Length(min=1, max=128))
+    sub = fields.String()
+    sub_id = fields.Dict()
+    txn = fields.String()
+    toe = fields.Raw(validate=_number)
+
+
+def check_tpp(name: str) -> str:
+    """The name, if it may be the name of a TPP. Raises Refused."""
+    if not TPP.fullmatch(name):
+        raise Refused("field_invalid", "the name of a TPP is 1 to 128 of A-Z a-z 0-9 . _ ~ @ : + -", path="tpp")
+    return name

@@ -1,0 +1,95 @@
+"""gunicorn, as eventpoll wants it: gevent, so that a held poll costs neither a thread nor a connection."""
+
+from gevent import monkey
+
+monkey.patch_all()  # before anything that opens sockets is imported
+
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import gevent  # noqa: E402
+from gunicorn.workers.ggevent import GeventWorker  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parent))
+from config import Config, ConfigError  # noqa: E402
+
+try:
+    settings = Config.from_environ()
+except ConfigError as error:
+    sys.exit(str(error))
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """Lets go in good order: on SIGTERM held polls get their answer and idle connections are closed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.idle: set[gevent.Timeout] = set()
+
+    def timeout_ctx(self) -> Any:
+        """The wait for a next request on a connection; no longer than a moment once the worker is to end."""
+        return Idle(self.idle, self.cfg.keepalive if self.alive else 0.01)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        gevent.spawn(self.let_go)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """Ctrl-C: in good order too; it takes a second or two."""
+        self.handle_exit(sig, frame)
+
+    def let_go(self) -> None:
+        """Answer the held polls, then close the connections on which nothing is asked."""
+        self.wsgi.extensions["eventpoll"].transmitter.waiting.release()
+        for timeout in list(self.idle):
+            timeout.close()
+            timeout.seconds = 0.01
+            timeout.start()
+
+
+class Idle:
+    """The time-out of a connection that waits for its next request, known to the worker while it waits."""
+
+    def __init__(self, idle: set[gevent.Timeout], seconds: float) -> None:
+        self.idle = idle
+        self.timeout = gevent.Timeout(seconds, False)  # type: ignore[arg-type]
+
+    def __enter__(self) -> None:
+        self.idle.add(self.timeout)
+        self.timeout.__enter__()
+
+    def __exit__(self, *raised: Any) -> bool | None:
+        self.idle.discard(self.timeout)
+        return self.timeout.__exit__(*raised)
+
+
+def when_ready(server: Any) -> None:
+    """Say where SETs are kept. The embedded store is started here, and stays as long as the master does."""
+    from eventpoll.service import Service
+    from eventpoll.store import Unavailable
+
+    store = Service.build(settings).transmitter.store
+    try:
+        server.log.info("%s", store.describe())
+    except Unavailable as error:
+        server.log.error("The store is not available: %s. Requests get 503 until it is.", error)
+    store.redis.close()
+
+
+bind = f"0.0.0.0:{settings.port}"
+workers = settings.web_concurrency
+worker_class = Worker
+worker_connections = settings.max_held_polls_per_worker + 1000
+backlog = 4096
+graceful_timeout = 30  # longer than the longest hold; Heroku kills after 30 s
+timeout = 60
+keepalive = 75  # longer than the usual proxy keeps its side open
+accesslog = None
+control_socket_disable = True
+
+# WSO2 spells its header x-wso2-client_id, and gunicorn drops names with an underscore unless told. Let through from
+# any peer: it counts only beside the bank's credentials. Nothing else is believed of a peer: no scheme, no path.
+forwarder_headers = "X-WSO2-CLIENT_ID,X-WSO2-RESOURCE_ID"
+forwarded_allow_ips = "*"
+secure_scheme_headers: dict[str, str] = {}

@@ -1,0 +1,11 @@
+"""What gunicorn and flask load: `gunicorn wsgi:app`."""
+
+import sys
+
+from app import create_app
+from config import ConfigError
+
+try:
+    app = create_app()
+except ConfigError as error:
+    sys.exit(str(error))
