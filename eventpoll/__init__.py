@@ -2,9 +2,10 @@
 
 The layers, each importing only from those below:
 
-  wire     polling, bank, health, cli: the views and commands; answers, profiles, schemas, views, auth, errors
+  wire     polling, bank, health, cli, inbox: who asks for something; check: what would hurt in production;
+           answers, refusals, profiles, events, schemas, views, auth, errors: how it is read and answered
   service  transmitter: the rules; waiting: held polls; secevent: a SET
-  store    store: one method for each Lua command; keys, connection, embedded
+  store    store: one method for each Lua command; intake: the inbox; keys, connection, embedded
 """
 
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ def init_app(app: Flask, config: "Config | None" = None) -> None:
     app.extensions["eventpoll"] = service
     root = Blueprint("eventpoll", __name__, cli_group="eventpoll")
     answers.init(root)
-    cli.init(root, service)
+    cli.init(root)
     for part in (polling, bank, health):
         root.register_blueprint(part.blueprint(service))
     app.register_blueprint(root)

@@ -4,31 +4,27 @@ import hashlib
 import json
 import re
 import uuid
+from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
-from marshmallow import Schema, ValidationError
+from flask import Blueprint, Response, jsonify, request, stream_with_context
 
 from eventpoll import auth, profiles, views
 from eventpoll.answers import refuse
-from eventpoll.errors import Refused, invalid
+from eventpoll.errors import Refused
+from eventpoll.events import line_of, load, push_lines, read_event
 from eventpoll.profiles import BODY_BYTES, WSO2_BASES, Wso2, wso2_field, wso2_object
-from eventpoll.schemas import (
-    EventSchema,
-    Malformed,
-    SecretSchema,
-    StreamSchema,
-    check_tpp,
-    member_texts,
-    read_object,
-)
-from eventpoll.secevent import BadSecevent, Event
+from eventpoll.refusals import REFUSALS, refusal
+from eventpoll.schemas import SecretSchema, StreamSchema, check_tpp
+from eventpoll.secevent import Event
 from eventpoll.service import Service
-from eventpoll.store import Denied, Full, NoSet, NoStream, NotParked, Outstanding
-from eventpoll.transmitter import Conflict, Transmitter
+from eventpoll.store import Denied, NoStream
+from eventpoll.transmitter import Transmitter
 
-EVENT, STREAM, SECRET = EventSchema(), StreamSchema(), SecretSchema()
+STREAM, SECRET = StreamSchema(), SecretSchema()
 BAD_RESOURCE = re.compile(r"[!@#$%&*()'+,./:;<=>?\[\]^_`{|}]")
+BATCH_LINES, BATCH_BYTES = 10_000, 16 * 1_048_576
 STATES = ("pending", "in_flight", "parked")
 LISTED, MOST_LISTED = 100, 1000
 
@@ -59,6 +55,7 @@ def blueprint(service: Service) -> Blueprint:
     route("DELETE", "/streams/<tpp>", calls.delete_stream)
     route("POST", "/streams/<tpp>/secret", calls.post_secret)
     route("POST", "/streams/<tpp>/sets", calls.push)
+    route("POST", "/streams/<tpp>/sets:batch", calls.batch)
     route("GET", "/streams/<tpp>/sets", calls.get_sets)
     route("GET", "/streams/<tpp>/sets/<path:jti>", calls.get_set)
     route("DELETE", "/streams/<tpp>/sets/<path:jti>", calls.delete_set)
@@ -67,43 +64,9 @@ def blueprint(service: Service) -> Blueprint:
         if isinstance(profile, Wso2):
             route("POST", f"{WSO2_BASES[profile.generation]}/create-events", calls.create_events, profile=profile)
 
-    bp.register_error_handler(NoStream, _say("not_found", "there is no stream of this TPP"))
-    bp.register_error_handler(NoSet, _say("not_found", "there is no such SET on this stream"))
-    bp.register_error_handler(NotParked, _say("conflict", "the SET is not parked"))
-    bp.register_error_handler(Outstanding, _say("conflict", "SETs are outstanding: settle them, or say force=true"))
-    bp.register_error_handler(Full, _say("too_many", "the stream holds as many SETs as it may", {"Retry-After": "60"}))
-    bp.register_error_handler(Conflict, lambda error: refuse(Refused("conflict", str(error), "jti")))
-    bp.register_error_handler(BadSecevent, lambda error: refuse(refused_secevent(error)))
+    for error in REFUSALS:
+        bp.register_error_handler(error, lambda raised: refuse(refusal(raised)))
     return bp
-
-
-def _say(code: str, description: str, headers: dict[str, str] | None = None) -> Any:
-    return lambda _: refuse(Refused(code, description, headers=headers or {}))
-
-
-def refused_secevent(error: BadSecevent) -> Refused:
-    """A SET or event that is not taken, with its code of RFC 8935."""
-    code = {"invalid_key": "key_invalid", "authentication_failed": "signature_invalid"}.get(error.err, "field_invalid")
-    return Refused(code, error.description)
-
-
-def load(schema: Schema, text: bytes) -> dict[str, Any]:
-    """A JSON body, checked. Raises Refused."""
-    try:
-        members: dict[str, Any] = schema.load(read_object(text))
-    except Malformed as error:
-        raise Refused("malformed", str(error)) from None
-    except ValidationError as error:
-        raise invalid(error.messages) from None
-    return members
-
-
-def read_event(text: bytes) -> Event:
-    """The event that a JSON body asks to be minted, its texts kept to the letter. Raises Refused."""
-    members = load(EVENT, text)
-    texts = member_texts(text.decode())
-    claims: dict[str, str] = {name: texts[name] for name in ("sub", "sub_id", "txn", "toe") if name in texts}
-    return Event(texts["events"], claims, members.get("jti"))
 
 
 class Calls:
@@ -169,6 +132,17 @@ class Calls:
         jti, new = self.transmitter.push_event(tpp, read_event(profiles.body(request)))
         return jsonify({"jti": jti}), 201 if new else 200
 
+    def batch(self, tpp: str) -> Response:
+        """POST /streams/{tpp}/sets:batch: a line in, a line out, as they come."""
+        check_tpp(tpp)
+        profiles.want_type(request, "application/x-ndjson")
+        if (request.content_length or 0) > BATCH_BYTES:
+            raise Refused("too_large", f"a batch has at most {BATCH_BYTES} bytes")
+        self.transmitter.store.status(tpp)  # no stream, no store: said before the first line
+        request.max_content_length = None  # _lines counts, and refuses in its own way what has begun
+        results = push_lines(self.transmitter, tpp, _lines(request.stream))
+        return Response(stream_with_context(_told(results)), content_type="application/x-ndjson")
+
     def get_sets(self, tpp: str) -> Response:
         """GET /streams/{tpp}/sets?state&limit&after: what is there, oldest first."""
         check_tpp(tpp)
@@ -191,7 +165,7 @@ class Calls:
 
     def requeue(self, tpp: str, jti: str) -> Response:
         """POST /streams/{tpp}/sets/{jti}/requeue: put a parked one back."""
-        self.transmitter.requeue(check_tpp(tpp), [jti])
+        self.transmitter.store.requeue(check_tpp(tpp), jti)
         return jsonify({"jti": jti, "state": "pending"})
 
     def create_events(self, profile: Wso2) -> tuple[Response, int]:
@@ -225,6 +199,31 @@ class Calls:
         except NoStream:
             raise Refused("client_unknown", unknown, profile.client_header) from None
         return jsonify({"notificationsID": jti}), 201
+
+
+def _lines(stream: Any) -> Iterator[bytes]:
+    """The lines of a batch. Raises Refused at the first that is one too many or too long."""
+    left = BATCH_BYTES
+    for number in count(1):
+        line = stream.readline(BODY_BYTES + 1)
+        left -= len(line)
+        if not line:
+            return
+        if number > BATCH_LINES or left < 0 or len(line) > BODY_BYTES:
+            raise Refused(
+                "too_large",
+                f"line {number}: a batch has at most {BATCH_LINES} lines and {BATCH_BYTES} bytes, a line {BODY_BYTES};"
+                " from here on nothing was read",
+            )
+        yield line
+
+
+def _told(results: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    try:
+        for result in results:
+            yield line_of(result)
+    except Refused as error:
+        yield line_of({"status": error.row.status, "err": error.row.err, "description": error.description})
 
 
 def jti_of(tpp: str, key: str) -> str:

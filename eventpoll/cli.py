@@ -1,26 +1,35 @@
 """flask eventpoll …: the bank's operator at a shell."""
 
 import json
+import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, BinaryIO
 
 import click
-from flask import Blueprint
+from flask import Blueprint, current_app
+from flask.cli import with_appcontext
+from joserfc.jwk import ECKey, Key, KeyParameters, OKPKey, RSAKey
 
-from eventpoll import auth, views
-from eventpoll.bank import STATES, read_event
+from eventpoll import auth, check, views
+from eventpoll.bank import STATES
 from eventpoll.errors import Refused
-from eventpoll.schemas import check_tpp
+from eventpoll.events import push_lines, read_line
+from eventpoll.inbox import Inbox
+from eventpoll.intake import Intake
+from eventpoll.schemas import Malformed, check_tpp, read_object
 from eventpoll.secevent import BadSecevent
 from eventpoll.service import Service
-from eventpoll.store import StoreError, Unavailable
+from eventpoll.store import SetRecord, Status, StoreError, Unavailable
 from eventpoll.transmitter import Conflict
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 SWEEP_SECONDS = 60.0
+PAUSE_SECONDS = 2.0
 
 
 class Name(click.ParamType[str]):
@@ -38,16 +47,32 @@ class Name(click.ParamType[str]):
 TPP = Name()
 
 
+def with_service(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the service of the application."""
+
+    @with_appcontext
+    @wraps(command)
+    def call(*args: Any, **options: Any) -> None:
+        command(current_app.extensions["eventpoll"], *args, **options)
+
+    return call
+
+
+def init(bp: Blueprint) -> None:
+    """Add the commands; the blueprint's cli_group is their first word."""
+    bp.cli.help = "Streams of Security Event Tokens: make them, fill them, see what became of each SET."
+    for command in (add_tpp, push, streams, peek, errors, requeue, purge, worker, keygen, check_):
+        bp.cli.add_command(command)
+
+
 @contextmanager
 def told() -> Iterator[None]:
-    """Errors as one line and exit code 1."""
+    """Errors as one line, and exit code 1."""
     try:
         yield
     except Unavailable as error:
         raise click.ClickException(f"the store is not available: {error}") from None
-    except (Refused, BadSecevent, Conflict) as error:
-        raise click.ClickException(str(error)) from None
-    except StoreError as error:
+    except (Refused, BadSecevent, Conflict, StoreError) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -75,101 +100,284 @@ def _cell(value: Any) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def init(bp: Blueprint, service: Service) -> None:
-    """Add the commands; the blueprint's cli_group is their first word."""
+@click.command("add-tpp")
+@click.argument("tpp", type=TPP)
+@as_json
+@with_service
+def add_tpp(service: Service, tpp: str, as_json: bool) -> None:
+    """Make the stream of a TPP, and print its secret, this once."""
+    secret = auth.new_secret()
+    with told():
+        if not service.transmitter.configure(tpp, auth.hash_of(secret), {}):
+            raise click.ClickException(f"{tpp} has a stream already; its secret stays")
+    lines = [f"{tpp}: the secret is {secret}", "It is not shown again."]
+    show({"tpp": tpp, "secret": secret}, as_json, lambda: lines)
+
+
+@click.command()
+@click.argument("tpp", type=TPP)
+@click.argument("file", type=click.File("rb"), default="-")
+@click.option("--batch", is_flag=True, help="Each line of FILE is an event or a SET; a line is printed for each.")
+@as_json
+@with_service
+def push(service: Service, tpp: str, file: BinaryIO, batch: bool, as_json: bool) -> None:
+    """Queue the SET, or mint the event, that FILE holds (standard input without FILE).
+
+    A SET is its compact serialisation; an event is JSON: {"events": {…}, "sub"?, "txn"?, "toe"?, "jti"?}.
+    """
+    if batch:
+        _push_batch(service, tpp, file, as_json)
+        return
+    with told():
+        item = read_line(file.read())
+        pushed = service.transmitter.push_signed if isinstance(item, str) else service.transmitter.push_event
+        jti, new = pushed(tpp, item)  # type: ignore[arg-type]
+    status = "queued" if new else "repeated"
+    text = f"{jti}: {status}" + ("" if new else ", it was there already")
+    show({"jti": jti, "status": status}, as_json, lambda: [text])
+
+
+def _push_batch(service: Service, tpp: str, file: BinaryIO, as_json: bool) -> None:
+    """Push line by line, with a progress bar on a terminal; exit code 1 if a line was refused."""
+    with told():
+        service.transmitter.store.status(tpp)
+        size = file.seek(0, 2) if file.seekable() else 0
+        if size:
+            file.seek(0)
+        counts = {"pushed": 0, "refused": 0}
+        begun = time.monotonic()
+        bar: Any = click.progressbar(
+            length=size or None, label=tpp, file=sys.stderr, hidden=not sys.stderr.isatty(), width=0
+        )
+        with bar:
+            for number, result in enumerate(push_lines(service.transmitter, tpp, _counted(file, bar.update)), 1):
+                counts["pushed" if "jti" in result else "refused"] += 1
+                if as_json:
+                    click.echo(json.dumps({"line": number, **result}, ensure_ascii=False))
+                elif "jti" not in result:
+                    click.echo(f"line {number}: {result['status']} {result['description']}", file=sys.stderr)
+    seconds = time.monotonic() - begun
+    if not as_json:
+        click.echo(f"{tpp}: {counts['pushed']} pushed, {counts['refused']} refused, in {seconds:.1f} s")
+    if counts["refused"]:
+        sys.exit(1)
+
+
+def _counted(file: BinaryIO, read: Callable[[int], None]) -> Iterator[bytes]:
+    for line in file:
+        read(len(line))
+        if line.strip():
+            yield line
+
+
+@click.command()
+@as_json
+@with_service
+def streams(service: Service, as_json: bool) -> None:
+    """Tell how each stream stands."""
     transmitter = service.transmitter
-    store = transmitter.store
+    with told():
+        rows = [views.stream(status, transmitter.store, transmitter.set_profile) for status in _all(service)]
+    columns = ("tpp", "pending", "in_flight", "parked", "oldest", "last_poll", "last_push")
+    shown = []
+    for row in rows:
+        ages = [age for age in row["oldest_seconds"].values() if age is not None]
+        shown.append({**row, "oldest": f"{max(ages):.0f} s" if ages else None})
+    empty = "There are no streams. Make one: flask eventpoll add-tpp TPP"
+    show({"streams": rows}, as_json, lambda: table(shown, columns, empty))
 
-    @bp.cli.command("add-tpp")
-    @click.argument("tpp", type=TPP)
-    @as_json
-    def add_tpp(tpp: str, as_json: bool) -> None:
-        """Make the stream of a TPP, and print its secret, this once."""
-        secret = auth.new_secret()
+
+def _all(service: Service) -> Iterator[Status]:
+    after = ""
+    while found := service.transmitter.streams(after):
+        yield from found
+        after = found[-1].tpp
+
+
+@click.command()
+@click.argument("tpp", type=TPP)
+@click.argument("jti", required=False)
+@click.option("--state", type=click.Choice(STATES), help="Only this state; otherwise each in turn.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="The most of each state.")
+@as_json
+@with_service
+def peek(service: Service, tpp: str, jti: str | None, state: str | None, limit: int, as_json: bool) -> None:
+    """Tell which SETs are on a stream, oldest first, without touching them; or all about the one with JTI."""
+    transmitter = service.transmitter
+    if jti is not None:
         with told():
-            if not transmitter.configure(tpp, auth.hash_of(secret), {}):
-                raise click.ClickException(f"{tpp} has a stream already; its secret stays")
-        show(
-            {"tpp": tpp, "secret": secret},
-            as_json,
-            lambda: [f"{tpp}: the secret is {secret}", "It is not shown again."],
+            record = transmitter.store.find(tpp, jti)
+        show(views.whole_secevent(record), as_json, lambda: _history(record))
+        return
+    with told():
+        found = [record for each in ([state] if state else STATES) for record in transmitter.peek(tpp, each, limit)]
+    rows = [views.secevent(record) for record in found]
+    columns = ("jti", "state", "deliveries", "pushed_at", "delivered_at", "err", "description")
+    show({"sets": rows}, as_json, lambda: table(rows, columns, f"Nothing is outstanding for {tpp}."))
+
+
+def _history(record: SetRecord) -> list[str]:
+    whole = views.whole_secevent(record)
+    lines = [f"{record.jti} is {record.state.replace('_', ' ')}, delivered {record.deliveries} times."]
+    if record.error:
+        lines.append(_cell(f"Error: {record.error.get('err')}: {record.error.get('description', '-')}"))
+    lines += ["", *table(whole["history"], ("at", "what", "by"), "")]
+    return lines + (["", record.secevent] if record.secevent else [])
+
+
+@click.command()
+@click.argument("tpp", type=TPP)
+@as_json
+@with_service
+def errors(service: Service, tpp: str, as_json: bool) -> None:
+    """Tell which SETs are parked, and why."""
+    with told():
+        rows = [views.secevent(record) for record in service.transmitter.parked(tpp)]
+    columns = ("jti", "err", "description", "deliveries", "pushed_at", "parked_at")
+    show({"sets": rows}, as_json, lambda: table(rows, columns, f"Nothing is parked for {tpp}."))
+
+
+@click.command()
+@click.argument("tpp", type=TPP)
+@click.argument("jtis", metavar="[JTI]…", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every parked SET of the TPP.")
+@as_json
+@with_service
+def requeue(service: Service, tpp: str, jtis: Sequence[str], every: bool, as_json: bool) -> None:
+    """Put parked SETs back: they are delivered again, as if for the first time."""
+    _each_parked(service, tpp, jtis, every, service.transmitter.store.requeue, "requeued", as_json)
+
+
+@click.command()
+@click.argument("tpp", type=TPP, required=False)
+@click.argument("jtis", metavar="[JTI]…", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every parked SET of the TPP.")
+@as_json
+@with_service
+def purge(service: Service, tpp: str | None, jtis: Sequence[str], every: bool, as_json: bool) -> None:
+    """Discard parked SETs of a TPP for good. Without a TPP: take out, on all streams, SETs past their retention."""
+    if tpp is not None:
+        _each_parked(service, tpp, jtis, every, service.transmitter.store.discard, "discarded", as_json)
+        return
+    with told():
+        expired = _sweep(service)
+    show({"expired": expired}, as_json, lambda: [f"{expired} SETs expired."])
+
+
+def _each_parked(
+    service: Service,
+    tpp: str,
+    jtis: Sequence[str],
+    every: bool,
+    what: Callable[[str, str], None],
+    done: str,
+    as_json: bool,
+) -> None:
+    """Do something to each SET named, or to every parked one; the rest goes on where one fails, with exit code 1."""
+    if every == bool(jtis):
+        raise click.UsageError("say which: one JTI or more, or --all")
+    results: list[dict[str, str]] = []
+    with told():
+        for jti in [record.jti for record in service.transmitter.parked(tpp)] if every else jtis:
+            try:
+                what(tpp, jti)
+                results.append({"jti": jti, "status": done})
+            except Unavailable:
+                raise
+            except StoreError as error:
+                results.append({"jti": jti, "status": "refused", "description": str(error)})
+    lines = [": ".join(_cell(text) for text in result.values()) for result in results] or [
+        f"Nothing is parked for {tpp}."
+    ]
+    show({"sets": results}, as_json, lambda: lines)
+    if any(result["status"] == "refused" for result in results):
+        sys.exit(1)
+
+
+def _sweep(service: Service) -> int:
+    return sum(service.transmitter.sweep(status.tpp) for status in _all(service))
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Until the inbox is empty, then stop.")
+@with_service
+def worker(service: Service, once: bool) -> None:
+    """Mint what is in the inbox, and take out expired SETs, until stopped (SIGTERM).
+
+    Any number of workers may run. Without signing keys the inbox is left alone.
+    """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signum, _: stopping.append(signum))
+    minter = service.transmitter.minter
+    minting = minter.keys is not None and minter.issuer is not None
+    if not minting:
+        click.echo(
+            "Minting is off: EVENTPOLL_SIGNING_KEYS or EVENTPOLL_ISSUER is not set. The inbox is left alone.", err=True
         )
-
-    @bp.cli.command()
-    @click.argument("tpp", type=TPP)
-    @click.argument("file", type=click.File("rb"), default="-")
-    @as_json
-    def push(tpp: str, file: BinaryIO, as_json: bool) -> None:
-        """Queue the SET, or mint the event, that FILE holds (standard input without FILE).
-
-        A SET is its compact serialisation; an event is JSON: {"events": {…}, "sub"?, "txn"?, "toe"?, "jti"?}.
-        """
-        text = file.read().strip()
-        with told():
-            if text.startswith(b"{"):
-                jti, new = transmitter.push_event(tpp, read_event(text))
-            else:
-                jti, new = transmitter.push_signed(tpp, text.decode("ascii", "replace"))
-        status = "queued" if new else "repeated"
-        show(
-            {"jti": jti, "status": status},
-            as_json,
-            lambda: [f"{jti}: {status}" + ("" if new else ", it was there already")],
-        )
-
-    @bp.cli.command()
-    @as_json
-    def streams(as_json: bool) -> None:
-        """Tell how each stream stands."""
-        rows: list[dict[str, Any]] = []
-        with told():
-            while found := transmitter.streams(rows[-1]["tpp"] if rows else ""):
-                rows += [views.stream(status, store, transmitter.set_profile) for status in found]
-        columns = ("tpp", "pending", "in_flight", "parked", "oldest", "last_poll", "last_push")
-        for row in rows:
-            ages = [age for age in row["oldest_seconds"].values() if age is not None]
-            row["oldest"] = f"{max(ages):.0f} s" if ages else None
-        plain = [{name: value for name, value in row.items() if name != "oldest"} for row in rows]
-        show(
-            {"streams": plain},
-            as_json,
-            lambda: table(rows, columns, "There are no streams. Make one: flask eventpoll add-tpp TPP"),
-        )
-
-    @bp.cli.command()
-    @click.argument("tpp", type=TPP)
-    @click.option("--state", type=click.Choice(STATES), help="Only this state; otherwise each in turn.")
-    @click.option(
-        "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="The most of each state."
-    )
-    @as_json
-    def peek(tpp: str, state: str | None, limit: int, as_json: bool) -> None:
-        """Tell which SETs are on a stream, oldest first, without touching them."""
-        with told():
-            rows = [
-                views.secevent(record)
-                for each in ([state] if state else STATES)
-                for record in transmitter.peek(tpp, each, limit)
-            ]
-        columns = ("jti", "state", "deliveries", "pushed_at", "delivered_at", "err", "description")
-        show({"sets": rows}, as_json, lambda: table(rows, columns, f"Nothing is outstanding for {tpp}."))
-
-    @bp.cli.command()
-    @click.option("--once", is_flag=True, help="One round, then stop.")
-    def worker(once: bool) -> None:
-        """Take out expired SETs on every stream, from time to time, until stopped."""
-        while True:
-            with told():
-                _sweep_all()
+    intake = Intake(service.transmitter.store)
+    inbox = Inbox(service.transmitter, intake)
+    joined, swept = False, 0.0
+    while not stopping:
+        try:
+            if minting and not joined:
+                intake.join()
+                joined = True
+            if time.monotonic() - swept >= SWEEP_SECONDS or not swept:
+                _sweep(service)
+                swept = time.monotonic()
+            worked = inbox.step(0 if once else inbox.wait_ms) if minting else 0
+        except Unavailable as error:
             if once:
-                return
-            time.sleep(SWEEP_SECONDS)
+                raise click.ClickException(f"the store is not available: {error}") from None
+            click.echo(f"The store is not available: {error}. Trying again.", err=True)
+            joined = False  # it may come back empty
+            time.sleep(PAUSE_SECONDS)
+            continue
+        if once and not worked:
+            return
+        if not minting:
+            time.sleep(PAUSE_SECONDS)
 
-    def _sweep_all() -> None:
-        after = ""
-        while found := transmitter.streams(after):
-            for status in found:
-                expired = transmitter.sweep(status.tpp)
-                if expired:
-                    click.echo(f"{status.tpp}: {expired} SETs expired", file=sys.stderr)
-            after = found[-1].tpp
+
+@click.command()
+@click.option("--alg", type=click.Choice(["PS256", "RS256", "ES256", "EdDSA"]), default="PS256", show_default=True)
+@click.option("--before", type=click.File("rb"), help="A JWK Set: the new key is put before its keys, to rotate.")
+def keygen(alg: str, before: BinaryIO | None) -> None:
+    """Make a signing key: prints a private JWK Set for EVENTPOLL_SIGNING_KEYS."""
+    options: KeyParameters = {"alg": alg, "use": "sig"}
+    key: Key
+    if alg in ("PS256", "RS256"):
+        key = RSAKey.generate_key(2048, options)
+    elif alg == "ES256":
+        key = ECKey.generate_key("P-256", options)
+    else:
+        key = OKPKey.generate_key("Ed25519", options)
+    key.ensure_kid()
+    older: list[Any] = []
+    if before is not None:
+        try:
+            older = read_object(before.read())["keys"]
+        except (Malformed, KeyError):
+            raise click.ClickException("the file holds no JWK Set") from None
+    click.echo(json.dumps({"keys": [key.as_dict(private=True), *older]}))
+
+
+@click.command("check")
+@click.option(
+    "--appendfsync",
+    type=click.Choice(list(check.STRENGTH)),
+    default="everysec",
+    show_default=True,
+    help="The least that the store must do.",
+)
+@as_json
+@with_service
+def check_(service: Service, appendfsync: str, as_json: bool) -> None:
+    """Say what would hurt in production. Exit code 1 if something would lose SETs or stop the service."""
+    found = list(check.findings(service, appendfsync))
+    rows = [{"level": each.level, "what": each.what} for each in found]
+    show({"findings": rows}, as_json, lambda: [f"{row['level']:<8}{row['what']}" for row in rows])
+    if any(each.level == "error" for each in found):
+        sys.exit(1)

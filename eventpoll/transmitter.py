@@ -3,14 +3,14 @@
 import logging
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from joserfc.jwk import KeySet
 
 from eventpoll import secevent
 from eventpoll.secevent import Event, Minter
-from eventpoll.store import Answer, NoStream, SetRecord, Status, Store, StoreError
+from eventpoll.store import Answer, NoStream, Pushed, SetRecord, Status, Store, StoreError
 from eventpoll.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -121,28 +121,61 @@ class Transmitter:
 
         Raises BadSecevent, Conflict, NoStream, Full, Unavailable.
         """
-        claims = secevent.read(text)
-        if self.push_keys is not None:
-            secevent.verify(text, self.push_keys)
-        jti = str(claims["jti"])
-        pushed = self.store.push(tpp, jti, text)
-        if pushed.kept is not None:
-            raise Conflict("another SET has this jti; the first one is kept")
-        return jti, pushed.outcome == "queued"
+        return self._push(tpp, text)
 
     def push_event(self, tpp: str, event: Event) -> tuple[str, bool]:
         """Mint a SET from an event and queue it: its jti, and whether it is new.
 
         Raises BadSecevent, Conflict, NoStream, Full, Unavailable.
         """
+        return self._push(tpp, event)
+
+    def push_many(self, tpp: str, items: Sequence[Event | str | Exception]) -> list[tuple[str, bool] | Exception]:
+        """Push events and signed SETs together, each with its own outcome: as above, or what would be raised.
+        An exception among the items is its own outcome. Raises NoStream, Unavailable where that is so for all."""
         fields = self.store.status(tpp).fields
-        if event.jti is not None:
-            secevent.check_jti(event.jti)
-        profile = fields.get("set_profile", self.set_profile)
-        jti, text = self.minter.mint(profile, tpp, fields.get("audience", tpp), event)
-        pushed = self.store.push(tpp, jti, text)
-        if pushed.kept is not None and not secevent.same_events(pushed.kept, event):
-            raise Conflict("other events have this jti; the first ones are kept")
+        results: list[tuple[str, bool] | Exception] = []
+        ready: list[tuple[int, str, str]] = []
+        for place, item in enumerate(items):
+            try:
+                if isinstance(item, Exception):
+                    raise item
+                ready.append((place, *self._secevent(tpp, item, fields)))
+                results.append(("", False))
+            except Exception as error:
+                results.append(error)
+        pushes = self.store.push_many(tpp, [(jti, text) for _, jti, text in ready])
+        for (place, jti, _), pushed in zip(ready, pushes, strict=True):
+            item = items[place]
+            assert not isinstance(item, Exception)
+            try:
+                results[place] = self._outcome(jti, item, pushed)
+            except (Conflict, StoreError) as error:
+                results[place] = error
+        return results
+
+    def _push(self, tpp: str, item: Event | str) -> tuple[str, bool]:
+        fields = self.store.status(tpp).fields if isinstance(item, Event) else {}
+        jti, text = self._secevent(tpp, item, fields)
+        return self._outcome(jti, item, self.store.push(tpp, jti, text))
+
+    def _secevent(self, tpp: str, item: Event | str, fields: Mapping[str, str]) -> tuple[str, str]:
+        """The jti and the SET to queue: minted as the stream's fields say, or read as signed."""
+        if isinstance(item, str):
+            claims = secevent.read(item)
+            if self.push_keys is not None:
+                secevent.verify(item, self.push_keys)
+            return str(claims["jti"]), item
+        if item.jti is not None:
+            secevent.check_jti(item.jti)
+        return self.minter.mint(fields.get("set_profile", self.set_profile), tpp, fields.get("audience", tpp), item)
+
+    @staticmethod
+    def _outcome(jti: str, item: Event | str, pushed: Pushed | StoreError) -> tuple[str, bool]:
+        if isinstance(pushed, StoreError):
+            raise pushed
+        if pushed.kept is not None and (isinstance(item, str) or not secevent.same_events(pushed.kept, item)):
+            raise Conflict("this jti has other events or bytes already; the first ones are kept")
         return jti, pushed.outcome == "queued"
 
     def configure(self, tpp: str, secret_hash: str, settings: dict[str, str]) -> bool:
@@ -165,10 +198,12 @@ class Transmitter:
         self.sweep(tpp)
         return self.store.peek(tpp, state, limit, after)
 
-    def requeue(self, tpp: str, jtis: Iterable[str]) -> None:
-        """Put parked SETs back. Raises NoStream, NoSet, NotParked, Unavailable."""
-        for jti in jtis:
-            self.store.requeue(tpp, jti)
+    def parked(self, tpp: str) -> Iterator[SetRecord]:
+        """Every parked SET, oldest first, page by page. Raises NoStream, Unavailable."""
+        after = ""
+        while found := self.peek(tpp, "parked", 500, after):
+            yield from found
+            after = found[-1].jti
 
     def sweep(self, tpp: str) -> int:
         """Take out, in bounded steps, what is past its time; tells how many SETs expired. Never raises: it is a

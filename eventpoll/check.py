@@ -1,0 +1,81 @@
+"""What would hurt in production: the settings, the store, the keys."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from eventpoll.service import Service
+from eventpoll.store import Unavailable
+
+OLDEST_REDIS = (6, 2)
+SKEW_SECONDS = 2.0
+DEMO_TPP = "demo-tpp"
+STRENGTH = {"no": 0, "everysec": 1, "always": 2}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: an `error` loses SETs or stops the service, a `warning` wants a look, `ok` is right."""
+
+    level: str
+    what: str
+
+
+def findings(service: Service, appendfsync: str) -> Iterator[Finding]:
+    """All that is worth a word; `appendfsync` is the least that the store must do."""
+    transmitter = service.transmitter
+    yield from _settings(service)
+    try:
+        facts = transmitter.store.facts()
+    except Unavailable as error:
+        yield Finding("error", f"the store is not available: {error}")
+        return
+    version = tuple(int(part) for part in facts.version.split(".")[:2])
+    if version < OLDEST_REDIS:
+        yield Finding("error", f"Redis {facts.version} is too old: 6.2 or later is wanted")
+    else:
+        yield Finding("ok", f"{facts.name} {facts.version}")
+    if not facts.settings:
+        yield Finding("warning", "CONFIG is not allowed: persistence and eviction could not be looked at")
+    else:
+        yield from _store_settings(facts.settings, appendfsync)
+    skew = facts.clock - time.time()
+    if abs(skew) > SKEW_SECONDS:
+        yield Finding(
+            "warning", f"the store's clock is {skew:+.1f} s from this machine's: iat and pushed_at will differ"
+        )
+    if any(status.tpp == DEMO_TPP for status in transmitter.streams("demo-tpo", 1)):
+        yield Finding("warning", f"there is a stream {DEMO_TPP}: remove it (DELETE /streams/{DEMO_TPP}?force=true)")
+    if dead := transmitter.store.dead_entries():
+        yield Finding("warning", f"{dead} bad entries in eventpoll:inbox:dead: look at their reason, then remove them")
+
+
+def _settings(service: Service) -> Iterator[Finding]:
+    minter = service.transmitter.minter
+    if minter.keys is None:
+        yield Finding("warning", "EVENTPOLL_SIGNING_KEYS is not set: only SETs signed by the bank can be pushed")
+    else:
+        yield Finding("ok", f"{len(minter.keys.keys)} signing keys; the first, {minter.keys.keys[0].kid}, signs")
+        if minter.issuer is None:
+            yield Finding("error", "EVENTPOLL_ISSUER is not set: nothing can be minted")
+    if minter.issuer is not None and not minter.issuer.startswith("https://"):
+        yield Finding("warning", f"EVENTPOLL_ISSUER {minter.issuer!r} is no https URL: receivers may refuse the SETs")
+    if service.bank.username is None:
+        yield Finding("warning", "EVENTPOLL_BANK_USERNAME is not set: the bank cannot call over HTTP")
+    elif len(service.bank.password or "") < 16:
+        yield Finding("warning", "EVENTPOLL_BANK_PASSWORD is short: 16 characters or more are wanted")
+
+
+def _store_settings(settings: dict[str, str], appendfsync: str) -> Iterator[Finding]:
+    if settings["appendonly"] != "yes":
+        yield Finding("error", "appendonly is not yes: a crash of the store loses SETs")
+    elif STRENGTH[settings["appendfsync"]] < STRENGTH[appendfsync]:
+        yield Finding("error", f"appendfsync is {settings['appendfsync']}, weaker than {appendfsync}")
+    else:
+        yield Finding("ok", f"append-only file, appendfsync {settings['appendfsync']}")
+    if settings["maxmemory-policy"] != "noeviction" and settings["maxmemory"] != "0":
+        yield Finding("error", f"maxmemory-policy is {settings['maxmemory-policy']}: a full store drops SETs")
+    elif settings["maxmemory-policy"] != "noeviction":
+        yield Finding(
+            "warning", f"maxmemory-policy is {settings['maxmemory-policy']}: set noeviction before any maxmemory"
+        )

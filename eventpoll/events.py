@@ -1,0 +1,84 @@
+"""An event as the bank writes it in JSON: one body, or a line of many."""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from marshmallow import Schema, ValidationError
+
+from eventpoll.errors import Refused, invalid
+from eventpoll.refusals import REFUSALS, refusal
+from eventpoll.schemas import EventSchema, Malformed, member_texts, read_object
+from eventpoll.secevent import Event
+from eventpoll.store import NoStream, Unavailable
+from eventpoll.transmitter import Transmitter
+
+EVENT = EventSchema()
+CHUNK = 50
+"""Lines that are minted and pushed together: bounds memory, and the time in which nobody else is served."""
+
+
+def load(schema: Schema, text: bytes) -> dict[str, Any]:
+    """A JSON body, checked. Raises Refused."""
+    try:
+        members: dict[str, Any] = schema.load(read_object(text))
+    except Malformed as error:
+        raise Refused("malformed", str(error)) from None
+    except ValidationError as error:
+        raise invalid(error.messages) from None
+    return members
+
+
+def read_event(text: bytes) -> Event:
+    """The event that a JSON body asks to be minted, its texts kept to the letter. Raises Refused."""
+    members = load(EVENT, text)
+    texts = member_texts(text.decode())
+    claims: dict[str, str] = {name: texts[name] for name in ("sub", "sub_id", "txn", "toe") if name in texts}
+    return Event(texts["events"], claims, members.get("jti"))
+
+
+def read_line(line: bytes) -> Event | str:
+    """An event to mint, or a SET as the bank signed it, bare or as a JSON string. Raises Refused."""
+    line = line.strip()
+    if line.startswith(b"{"):
+        return read_event(line)
+    return line.strip(b'"').decode("ascii", "replace")
+
+
+def push_lines(transmitter: Transmitter, tpp: str, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Push each line, and tell of each in its turn: {"jti", "status"}, or {"status", "err", "description"}.
+
+    The status is the one that the line would have had as a request of its own. Blank lines are passed over.
+    """
+    filled = filter(bytes.strip, lines)
+    while chunk := list(islice(filled, CHUNK)):
+        read: list[Event | str | Exception] = []
+        for line in chunk:
+            try:
+                read.append(read_line(line))
+            except Refused as error:
+                read.append(error)
+        results: list[tuple[str, bool] | Exception]
+        try:
+            results = transmitter.push_many(tpp, read)
+        except (NoStream, Unavailable) as error:
+            results = [error] * len(read)
+        for item, result in zip(read, results, strict=True):
+            if isinstance(result, tuple):
+                jti, new = result
+                yield {"jti": jti, "status": 202 if isinstance(item, str) else 201 if new else 200}
+            else:
+                yield _refused(result)
+
+
+def _refused(error: Exception) -> dict[str, Any]:
+    if type(error) not in REFUSALS:
+        raise error
+    told = refusal(error)
+    return {"status": told.row.status, "err": told.row.err, "description": told.description}
+
+
+def line_of(value: dict[str, Any]) -> bytes:
+    """A result as a line of application/x-ndjson."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
