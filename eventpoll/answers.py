@@ -3,7 +3,6 @@
 import logging
 import re
 import uuid
-from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, g, request
 from flask.sansio.scaffold import Scaffold
@@ -60,7 +59,7 @@ def refuse_cross_site() -> None:
     if request.method in ("GET", "HEAD"):
         return
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site not in (None, "same-origin", "none") or (origin is not None and urlsplit(origin).netloc != request.host):
+    if site not in (None, "same-origin", "none") or (origin is not None and origin.partition("://")[2] != request.host):
         raise Refused("forbidden", "a page of another site may not do this")
 
 
@@ -80,8 +79,6 @@ def refuse(refusal: Refused) -> Response:
 def refuse_http(error: HTTPException) -> Response:
     """What Flask or Werkzeug refuse, in our shapes."""
     status = error.code or 500
-    if status < 400:
-        return Response(error.get_response().get_data(), status, dict(error.get_headers()))
     code = BY_STATUS.get(status, "internal" if status >= 500 else "malformed")
     refusal = Refused(code, DESCRIPTIONS.get(status, (error.name or "error").lower()))
     allowed = getattr(error, "valid_methods", None)

@@ -64,21 +64,24 @@ class Refused(Exception):
         return CODES[self.code]
 
 
-def first_mistake(messages: object, path: str = "") -> tuple[str, str]:
+def first_mistake(messages: object) -> tuple[str, str]:
     """The first of marshmallow's messages: where, as member.member, and what."""
-    if isinstance(messages, dict):
-        for name, inner in messages.items():
-            if name in ("_schema", "key", "value"):
-                return first_mistake(inner, path)
-            return first_mistake(inner, f"{path}.{name}" if path else str(name))
-    if isinstance(messages, list) and messages:
-        return first_mistake(messages[0], path)
-    return path, str(messages)
+    names: list[str] = []
+    while isinstance(messages, dict | list) and messages:
+        if isinstance(messages, list):
+            messages = messages[0]
+        else:
+            name, messages = next(iter(messages.items()))
+            names.append(str(name))
+    if names[2:] in (["key"], ["value"]):  # marshmallow's own words, in the errors of a Dict: no members
+        names.pop()
+    return ".".join(names), str(messages)
 
 
 def invalid(messages: object) -> Refused:
     """What marshmallow found, as a refusal."""
     path, what = first_mistake(messages)
+    path = path[:500]
     code = {
         "Missing data for required field.": "field_missing",
         "Unknown field.": "field_unexpected",

@@ -27,6 +27,7 @@ def blueprint(service: Service) -> Blueprint:
             methods=["POST"],
             provide_automatic_options=False,
             strict_slashes=not isinstance(profile, Wso2),
+            merge_slashes=False,  # no redirect: receivers take what is not 200 for an error
         )
     return bp
 
@@ -37,8 +38,9 @@ def poll(profile: Profile) -> Response:
     caller = auth.caller(request, service.bank)
     try:
         profiles.want_json_answer(request)
-        asked = profile.read(request)
-        tpp = _tpp(profile, caller)
+        members = profile.read(request)
+        tpp = _tpp(profile, caller)  # before the members are judged, as WSO2 does
+        asked = profile.poll(members)
     except Refused:
         _prove(service, caller)  # who is not let in is told nothing else
         raise
@@ -58,7 +60,7 @@ def poll(profile: Profile) -> Response:
         raise Refused("field_invalid", str(error), "ack") from None
     except TooManyHeld as error:
         raise _too_many(error, asked) from None
-    text, status = profile.write(answer)
+    text, status = profile.write(answer, asked)
     return Response(text, status, content_type=profile.content_type)
 
 

@@ -7,9 +7,11 @@ import json
 import re
 from json.encoder import encode_basestring_ascii
 from typing import Any, ClassVar
+from urllib.parse import parse_qsl
 
 from flask import Request
 from marshmallow import Schema, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from eventpoll.errors import Refused, invalid
 from eventpoll.schemas import Malformed, ObiePollSchema, PollSchema, Wso2PollSchema, read_json, read_object
@@ -17,6 +19,7 @@ from eventpoll.store import Answer
 from eventpoll.transmitter import Poll
 
 BODY_BYTES = 1_048_576
+FORM_FIELDS = 100
 
 
 class Profile:
@@ -30,17 +33,15 @@ class Profile:
         self.name = name
         self.path = path
 
-    def read(self, request: Request) -> Poll:
-        """The poll that the request asks for. Raises Refused."""
-        if request.mimetype or request.headers.get("Content-Type"):
-            want_type(request, "application/json")
-        return self._load(body(request))
+    def read(self, request: Request) -> dict[str, Any]:
+        """The members of the request, unjudged. Raises Refused."""
+        want_type(request, "application/json", absent=True)
+        return _object(body(request))
 
-    def _load(self, text: bytes) -> Poll:
+    def poll(self, members: dict[str, Any]) -> Poll:
+        """The poll that they ask for. Raises Refused."""
         try:
-            return self.schema.load(read_object(text))  # type: ignore[no-any-return]
-        except Malformed as error:
-            raise Refused("malformed", str(error)) from None
+            return self.schema.load(members)  # type: ignore[no-any-return]
         except ValidationError as error:
             raise invalid(error.messages) from None
 
@@ -48,7 +49,7 @@ class Profile:
         """Whether the poll may wait: RFC 8936 section 2.2, and section 2.4.2 for maxEvents 0."""
         return not poll.return_immediately
 
-    def write(self, answer: Answer) -> tuple[bytes, int]:
+    def write(self, answer: Answer, asked: Poll) -> tuple[bytes, int]:
         """The answer's body and status, written around the stored bytes: SETs are base64url and dots."""
         return b'{"sets":{' + _sets(answer) + b'},"moreAvailable":' + _boolean(answer.more) + b"}", 200
 
@@ -68,9 +69,9 @@ class Obie(Profile):
         super().__init__(name, path)
         self.version = version
 
-    def read(self, request: Request) -> Poll:
+    def read(self, request: Request) -> dict[str, Any]:
         want_type(request, "application/json")
-        return self._load(body(request))
+        return _object(body(request))
 
     def holds(self, poll: Poll) -> bool:
         """As the RFC has it, but that maxEvents 0 wants an answer at once (draft 01, which OBIE cites)."""
@@ -109,18 +110,22 @@ class Wso2(Profile):
         self.client_header = "x-wso2-client_id" if generation == 3 else "x-wso2-client-id"
         self.resource_header = "x-wso2-resource_id" if generation == 3 else "x-wso2-resource-id"
 
-    def read(self, request: Request) -> Poll:
+    def read(self, request: Request) -> dict[str, Any]:
+        return wso2_object(wso2_field(request))[1]
+
+    def poll(self, members: dict[str, Any]) -> Poll:
         try:
-            return self.schema.load(wso2_object(wso2_field(request))[1])  # type: ignore[no-any-return]
+            return self.schema.load(members)  # type: ignore[no-any-return]
         except ValidationError:
             raise Refused("malformed", "Error in the request payload") from None
 
     def holds(self, poll: Poll) -> bool:
         return False
 
-    def write(self, answer: Answer) -> tuple[bytes, int]:
+    def write(self, answer: Answer, asked: Poll) -> tuple[bytes, int]:
         text = b'{"moreAvailable":' + _boolean(answer.more) + b',"sets":{' + _sets(answer) + b"}}"
-        return text, 200 if answer.sets or answer.more else self.empty_status
+        # WSO2 looks for nothing where maxEvents is 0, and so never misses it.
+        return text, 200 if answer.sets or answer.more or asked.max_events == 0 else self.empty_status
 
     def refuse(self, refusal: Refused, interaction_id: str) -> bytes:
         return _json({"error_description": refusal.description, "error": refusal.row.wso2})
@@ -170,10 +175,12 @@ def of_path(profiles: list[Profile], path: str) -> Profile:
     return RFC8936
 
 
-def want_type(request: Request, wanted: str) -> None:
-    """Raises Refused unless the body is declared as `wanted`, in UTF-8 and not compressed."""
+def want_type(request: Request, wanted: str, absent: bool = False) -> None:
+    """Raises Refused unless the body is declared as `wanted` (or, where `absent`, as nothing), in UTF-8 and not
+    compressed."""
     charset = request.mimetype_params.get("charset", "utf-8").lower()
-    if request.mimetype != wanted or charset not in ("utf-8", "utf8", "us-ascii"):
+    declared = request.mimetype == wanted or (absent and not request.headers.get("Content-Type", "").strip())
+    if not declared or charset not in ("utf-8", "utf8", "us-ascii"):
         raise Refused("media_type", f"the Content-Type must be {wanted}", "Content-Type")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Refused("media_type", "the body must not be compressed", "Content-Encoding")
@@ -199,16 +206,31 @@ JSON_RANGES = ("*/*", "application/*", "application/json")
 
 
 def body(request: Request, limit: int = BODY_BYTES) -> bytes:
-    """The whole body; one over the limit is refused with 413 before it is read."""
-    request.max_content_length = limit
-    return request.get_data(cache=False)
+    """The whole body. Raises Refused (413) for one over the limit, before it is kept."""
+    # One byte more than we take: of a chunked body Werkzeug drops what is over its limit, and says nothing.
+    request.max_content_length = limit + 1
+    try:
+        text: bytes | None = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise _too_large(limit) from None
+    except Exception:  # the connection broke off, or a chunk is none: each server has its own words for it
+        text = None
+    if text is None or len(text) < (request.content_length or 0):
+        raise Refused("malformed", "the body cannot be read to its end")
+    if len(text) > limit:
+        raise _too_large(limit)
+    return text
 
 
 def wso2_field(request: Request) -> str:
     """The form field `request`. Raises Refused, with WSO2's words."""
     want_type(request, "application/x-www-form-urlencoded")
-    request.max_content_length = request.max_form_memory_size = 2 * BODY_BYTES
-    values = request.form.getlist("request")
+    text = body(request).decode("utf-8", "replace")
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=FORM_FIELDS)
+    except ValueError:
+        raise Refused("malformed", f"the form has more than {FORM_FIELDS} fields") from None
+    values = [value for name, value in pairs if name == "request"]
     if not values:
         raise Refused("payload_missing", "No request payload found", "request")
     # More than one is no base64 any more: WSO2 joins them with a comma.
@@ -230,9 +252,20 @@ def wso2_object(text: str) -> tuple[str, dict[str, Any]]:
             value = read_json(decoded)
         except (binascii.Error, ValueError, Malformed):
             continue
-        if isinstance(value, dict) and len(decoded) <= BODY_BYTES:
+        if isinstance(value, dict):
             return decoded.decode(), value
     raise Refused("malformed", "Error in the request payload", "request")
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    try:
+        return read_object(text)
+    except Malformed as error:
+        raise Refused("malformed", str(error)) from None
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused("too_large", f"the body is over {limit} bytes")
 
 
 def _one_header(request: Request, name: str) -> str:

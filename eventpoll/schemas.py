@@ -23,7 +23,7 @@ def read_json(body: bytes | str) -> Any:
     """Parse JSON as RFC 8259 has it: no duplicate members, no NaN, no bottomless nesting. Raises Malformed."""
     try:
         text = body.decode("utf-8") if isinstance(body, bytes) else body
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_integer)
     except UnicodeDecodeError:
         raise Malformed("the body is not UTF-8") from None
     except RecursionError:
@@ -69,6 +69,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         raise ValueError("a member stands twice")
     return members
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 4000:  # reading a number takes time by the square of its length, so Python stops near here too
+        raise ValueError("a number has more than 4000 digits")
+    return int(digits)
 
 
 def _no_constant(name: str) -> None:
@@ -154,8 +160,10 @@ class PollSchema(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    max_events = fields.Integer(strict=True, data_key="maxEvents", validate=validate.Range(min=0), load_default=None)
-    return_immediately = JSONBoolean(data_key="returnImmediately", load_default=None)
+    max_events = fields.Integer(
+        strict=True, data_key="maxEvents", validate=validate.Range(min=0), load_default=None, allow_none=False
+    )
+    return_immediately = JSONBoolean(data_key="returnImmediately", load_default=None, allow_none=False)
     ack = Jtis(0, None, load_default=list)
     set_errs = SetErrs(description_required=False, err=None, description=None, data_key="setErrs", load_default=dict)
 
@@ -175,22 +183,20 @@ class ObiePollSchema(PollSchema):
 
 
 class Wso2Integer(fields.Integer):
-    """What Java's Integer.parseInt takes of a number or a string."""
+    """An integer, or a string that Java's Integer.parseInt would take."""
 
     def _validated(self, value: Any) -> int:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | str)
-            or not re.fullmatch(r"[+-]?[0-9]{1,18}", str(value))
-        ):
-            raise ValidationError("Not a valid integer.")
-        return int(value)
+        if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
+            return int(value)
+        if type(value) is int:
+            return value
+        raise ValidationError("Not a valid integer.")
 
 
 class Wso2PollSchema(PollSchema):
     """WSO2's: numbers may be strings, and returnImmediately is never read."""
 
-    max_events = Wso2Integer(data_key="maxEvents", validate=validate.Range(min=0), load_default=None)
+    max_events = Wso2Integer(data_key="maxEvents", validate=validate.Range(min=0), load_default=None, allow_none=False)
     return_immediately = fields.Raw(  # type: ignore[assignment]
         data_key="returnImmediately", load_default=None, allow_none=True
     )
