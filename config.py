@@ -58,10 +58,13 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 
 def _redis_url(text: str) -> str:
-    url = urlsplit(text)
+    try:
+        url = urlsplit(text)
+        url.port  # noqa: B018  (raises for a port that is none; its own words would tell parts of a password)
+    except ValueError:
+        raise ValueError("is no URL: a password in it wants its special characters percent-encoded") from None
     if url.scheme not in ("redis", "rediss", "unix") or not (url.netloc or url.path):
         raise ValueError("must begin with redis://, rediss:// or unix://")
-    url.port  # noqa: B018  (raises ValueError for a port that is none)
     return text
 
 
@@ -135,7 +138,7 @@ class Config:
     redeliver_after: float = setting("EVENTPOLL_REDELIVER_AFTER", 0.0, _decimal(0, 31_536_000))
     max_deliveries: int = setting("EVENTPOLL_MAX_DELIVERIES", 0, _whole(0, 1_000_000))
     on_error: str = setting("EVENTPOLL_ON_ERROR", "park", _one_of(*ON_ERROR))
-    retention_days: float = setting("EVENTPOLL_RETENTION_DAYS", 30.0, _decimal(0, 36_500))
+    retention_days: float = setting("EVENTPOLL_RETENTION_DAYS", 30.0, _decimal(0.000001, 36_500))
     dedupe_seconds: float = setting("EVENTPOLL_DEDUPE_SECONDS", 86_400.0, _decimal(0, 31_536_000))
     wso2_empty_status: int = setting("EVENTPOLL_WSO2_EMPTY_STATUS", 200, lambda text: int(_one_of("200", "404")(text)))
     push_jwks: KeySet | None = setting("EVENTPOLL_PUSH_JWKS", None, _public_keys)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shlex
+import socket
 import sys
 from base64 import b64encode
 from pathlib import Path
@@ -11,22 +12,29 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(".data")
-TPP, BANK, PASSWORD = "demo-tpp", "bank", "bank-secret"
+TPP, SECRET = "demo-tpp", "demo-secret"  # told to everyone, as README does
 CONSENT = "https://bank.example/open-banking/v4.0/aisp/account-access-consents/aac-1234-007"
 
 sys.path.insert(0, str(ROOT))
 DEMO = {
-    "EVENTPOLL_BANK_USERNAME": BANK,
-    "EVENTPOLL_BANK_PASSWORD": PASSWORD,
+    "EVENTPOLL_BANK_USERNAME": "bank",
+    "EVENTPOLL_BANK_PASSWORD": "bank-secret",
     "EVENTPOLL_ISSUER": "https://bank.example",
-    "EVENTPOLL_SIGNING_KEYS_FILE": str(DATA / "demo-keys.json"),
+    "EVENTPOLL_SIGNING_KEYS": str(DATA / "demo-keys.json"),
 }
+
+
+def _defaults() -> None:
+    """What the environment leaves open; its own settings win."""
+    for name, value in DEMO.items():
+        if not os.environ.get(name) and not os.environ.get(f"{name}_FILE"):
+            os.environ[f"{name}_FILE" if name.endswith("KEYS") else name] = value
 
 
 def _signing_keys() -> None:
     from joserfc.jwk import RSAKey
 
-    file = DATA / "demo-keys.json"
+    file = Path(DEMO["EVENTPOLL_SIGNING_KEYS"])
     DATA.mkdir(mode=0o700, exist_ok=True)
     if not file.exists():
         file.touch(mode=0o600)
@@ -34,40 +42,59 @@ def _signing_keys() -> None:
         file.write_text(json.dumps({"keys": [key.as_dict(private=True)]}), encoding="utf-8")
 
 
-_main = importlib.util.spec_from_file_location("gunicorn_conf", ROOT / "gunicorn.conf.py")
-for name, value in DEMO.items():
-    os.environ.setdefault(name, value)
+def _port_is_free(port: int) -> None:
+    """Say at once what gunicorn says after five tries."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            reason = error.strerror or "it cannot be had"
+            sys.exit(f"Port {port} cannot be used ({reason}). Stop what uses it, or take another: make run PORT=8001")
+
+
+_defaults()
 _signing_keys()
+_main = importlib.util.spec_from_file_location("gunicorn_conf", ROOT / "gunicorn.conf.py")
 assert _main is not None
 assert _main.loader is not None
 _module = importlib.util.module_from_spec(_main)
 _main.loader.exec_module(_module)
 globals().update({name: getattr(_module, name) for name in dir(_module) if not name.startswith("_")})
+_port_is_free(_module.settings.port)
 bind = f"127.0.0.1:{_module.settings.port}"
 
 
 def when_ready(server: Any) -> None:
-    """Fill the demo stream, and say what to try."""
+    """Fill the demo stream if nothing waits on it, and say what to try."""
     _module.when_ready(server)
     from eventpoll import auth
-    from eventpoll.secevent import Event
+    from eventpoll.secevent import BadSecevent, Event
     from eventpoll.service import Service
     from eventpoll.store import Unavailable
 
     transmitter = Service.build(_module.settings).transmitter
-    secret = auth.new_secret()
     try:
-        if not transmitter.configure(TPP, auth.hash_of(secret), {}):
-            transmitter.store.rotate(TPP, auth.hash_of(secret), 0)
-        for number, events in enumerate(demo_events(), 1):
-            claims = {"sub": json.dumps(CONSENT), "txn": json.dumps(f"demo-{number}"), "toe": "1516239022"}
-            jti, _ = transmitter.push_event(TPP, Event(json.dumps(events), claims))
-        pending = transmitter.status(TPP).pending
-    except Unavailable as error:
+        if not transmitter.configure(TPP, auth.hash_of(SECRET), {}):
+            transmitter.store.rotate(TPP, auth.hash_of(SECRET), 0)
+        status = transmitter.status(TPP)
+        if status.pending + status.in_flight == 0:
+            before = int(status.fields.get("pushed", 0))
+            for number, events in enumerate(demo_events(), before + 1):
+                jti = f"demo-{number}"
+                claims = {"sub": json.dumps(CONSENT), "txn": json.dumps(jti), "toe": "1516239022"}
+                transmitter.push_event(TPP, Event(json.dumps(events), claims, jti))
+            status = transmitter.status(TPP)
+        fresh, again = transmitter.peek(TPP, "pending", 1), transmitter.peek(TPP, "in_flight", 1)
+        first = (fresh or again)[0].jti
+    except (Unavailable, BadSecevent) as error:
         server.log.error("No demo: %s", error)
         return
-    transmitter.store.redis.close()
-    print(screen(f"http://127.0.0.1:{_module.settings.port}", secret, pending, jti), flush=True)
+    finally:
+        transmitter.store.redis.close()
+    bank = f"{_module.settings.bank_username}:{_module.settings.bank_password}"
+    url = f"http://127.0.0.1:{_module.settings.port}"
+    print(screen(url, bank, status.pending + status.in_flight, first), flush=True)
 
 
 def demo_events() -> list[dict[str, Any]]:
@@ -86,19 +113,19 @@ def demo_events() -> list[dict[str, Any]]:
     ]
 
 
-def screen(url: str, secret: str, pending: int, jti: str) -> str:
-    """What to paste."""
-    tpp, bank = shlex.quote(f"{TPP}:{secret}"), shlex.quote(f"{BANK}:{PASSWORD}")
+def screen(url: str, bank: str, waiting: int, jti: str) -> str:
+    """What to paste; `jti` is the one that the first poll returns first."""
+    tpp, bank = shlex.quote(f"{TPP}:{SECRET}"), shlex.quote(bank)
     json_type = "-H 'Content-Type: application/json'"
     request = b64encode(b'{"maxEvents": 3}').decode()
     event = json.dumps({"events": {"urn:uk:org:openbanking:events:resource-update": {"subject": "acc-1"}}})
     return f"""
-eventpoll serves on {url}. The TPP {TPP} has {pending} SETs waiting. Try, in another terminal:
+eventpoll serves on {url}. SETs that wait for the TPP {TPP}: {waiting}. Try, in another terminal:
 
   poll: fetch up to two SETs
     curl -s -u {tpp} {json_type} -d '{{"maxEvents": 2, "returnImmediately": true}}' {url}/events
 
-  ack: settle one of them for good (this is the youngest one), and fetch no more
+  ack: settle the first of them for good, and fetch no more
     curl -s -u {tpp} {json_type} -d '{{"ack": ["{jti}"], "maxEvents": 0, "returnImmediately": true}}' {url}/events
 
   the same poll as OBIE has it, and as WSO2 has it (base64 of {{"maxEvents": 3}})

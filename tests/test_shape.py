@@ -1,0 +1,224 @@
+"""What holds the house's shape: who may import what, how Lua files are written, what must stand in the documents."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import eventpoll
+from config import Config
+from eventpoll import keys, store
+from eventpoll.errors import CODES
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "eventpoll"
+MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+LUA = sorted((PACKAGE / "lua").glob("*.lua"))
+LAYERS = ("wire", "service", "store")
+
+
+def document(name: str) -> str:
+    """A document of docs/, as text."""
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def layers() -> dict[str, int]:
+    """Module -> layer, 0 on top, as the docstring of eventpoll/__init__.py draws it."""
+    found = {}
+    text = re.sub(r"\n {3,}", " ", eventpoll.__doc__ or "")
+    for number, name in enumerate(LAYERS):
+        (line,) = re.findall(rf"^ +{name} +(.*)$", text, re.M)
+        for group in line.split(";"):
+            found.update({module.strip(): number for module in group.partition(":")[0].split(",")})
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """The dotted names of everything that a module imports, wherever in it; what is only for types aside."""
+    found = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for branch in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
+        if ast.unparse(branch.test) == "TYPE_CHECKING":
+            branch.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours(path: Path) -> set[str]:
+    """The modules of the package that a module imports."""
+    return {name.split(".")[1] for name in imported(path) if name.startswith("eventpoll.")} & {m.stem for m in MODULES}
+
+
+def test_every_module_is_named_in_its_layer() -> None:
+    """The package's docstring is the map; whoever adds a module says there where it belongs."""
+    assert set(layers()) == {module.stem for module in MODULES}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_a_module_imports_downwards_only(module: Path) -> None:
+    """wire -> service -> store: nothing below knows who calls it."""
+    places = layers()
+    assert {other for other in ours(module) if places.get(other, 0) < places.get(module.stem, 0)} == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Within a layer, too, there is an order: take out who imports nothing that is left, until nobody is."""
+    left = {module.stem: ours(module) for module in MODULES}
+    while free := {name for name, needs in left.items() if not needs & set(left)}:
+        left = {name: needs for name, needs in left.items() if name not in free}
+    assert left == {}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_only_the_store_imports_redis(module: Path) -> None:
+    """Nothing above the store knows the driver or its errors."""
+    if layers().get(module.stem) != LAYERS.index("store"):
+        assert not {name for name in imported(module) if name.partition(".")[0] == "redis"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_only_config_reads_the_environment(module: Path) -> None:
+    """Every setting has one reader, one table, one place for its mistakes."""
+    assert not re.search(r"os\.(environ|getenv)|from_prefixed_env", module.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["app.py", "wsgi.py", "gunicorn.conf.py"])
+def test_the_top_level_reads_no_environment_either(name: str) -> None:
+    """demo/gunicorn.conf.py alone may set defaults."""
+    assert not re.search(r"os\.(environ|getenv)", (ROOT / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_a_module_stays_small_enough_to_read(module: Path) -> None:
+    """One that passes some 300 lines wants to be two."""
+    assert len(module.read_text(encoding="utf-8").splitlines()) <= 330
+
+
+def test_nobody_signs_with_what_is_deprecated() -> None:
+    """authlib.jose goes away in Authlib 2: joserfc signs and verifies."""
+    sources = [*ROOT.glob("*.py"), *PACKAGE.glob("*.py"), *(ROOT / "tests").glob("*.py")]
+    assert not [path.name for path in sources if any(name.startswith("authlib.jose") for name in imported(path))]
+
+
+def parts(path: Path) -> tuple[str, str]:
+    """The header of a Lua file, and its code without comments."""
+    text = path.read_text(encoding="utf-8")
+    header, _, code = text.partition("\n\n")
+    return header, re.sub(r"--[^\n]*", "", code)
+
+
+@pytest.mark.parametrize("path", LUA, ids=lambda path: path.stem)
+def test_a_lua_header_says_what_it_does_returns_and_how_to_run_it(path: Path) -> None:
+    """Purpose in one sentence, Returns, whether it may be repeated, and an example with all keys in their order."""
+    header, _ = parts(path)
+    lines = header.splitlines()
+    assert re.fullmatch(rf"-- {path.stem}: .+\.", lines[0])
+    assert any(line.startswith("-- Returns ") for line in lines)
+    assert re.search(r"^-- (Idempotent|Not idempotent|Safe to repeat|Reads only)", header, re.M)
+    example = rf"--   redis-cli --eval {path.stem}.lua 'eventpoll:{{tpp-1}}:'{{{','.join(keys.STREAM_KEYS)}}} ,"
+    assert lines[-1].startswith(example)
+
+
+@pytest.mark.parametrize("path", LUA, ids=lambda path: path.stem)
+def test_a_lua_command_reads_the_keys_that_it_declares_and_no_others(path: Path) -> None:
+    """Each KEYS is declared under its name of keys.STREAM_KEYS, read once into a local of that name."""
+    header, code = parts(path)
+    declared = {int(number): name for number, name in re.findall(r"^--   KEYS\[(\d+)\] +(\w+)", header, re.M)}
+    assert declared == {number: keys.STREAM_KEYS[number - 1] for number in declared}
+    read: dict[str, str] = {}
+    for names, values in re.findall(r"^local ([\w, ]+) = (KEYS\[[^\n]*)$", code, re.M):
+        read.update(zip(re.findall(r"\d+", values), names.split(", "), strict=True))
+    assert {int(number): name for number, name in read.items()} == declared
+    assert len(re.findall(r"KEYS\b", code)) == len(declared)
+
+
+@pytest.mark.parametrize("path", LUA, ids=lambda path: path.stem)
+def test_a_lua_command_reads_the_arguments_that_it_declares_and_no_others(path: Path) -> None:
+    """ARGV[n…] means all from there on, read through #ARGV or unpack."""
+    header, code = parts(path)
+    declared = re.findall(r"^--   ARGV\[(\d+)(…?)\] +\w+ ", header, re.M)
+    assert [int(number) for number, _ in declared] == list(range(1, len(declared) + 1))
+    single = {number for number, rest in declared if not rest}
+    assert set(re.findall(r"ARGV\[(\d+)\]", code)) == single
+    assert bool(re.search(r"#ARGV|unpack\(ARGV", code)) == any(rest for _, rest in declared)
+
+
+@pytest.mark.parametrize("path", LUA, ids=lambda path: path.stem)
+def test_a_lua_header_tells_the_named_errors_that_its_code_raises(path: Path) -> None:
+    """Errors are named replies; the word is a class of the store."""
+    header, code = parts(path)
+    raised = set(re.findall(r"error_reply\('([A-Z]+) ", code))
+    assert set(re.findall(r"^-- (?:Errors|      ) +([A-Z]{3,})  ", header, re.M)) == raised
+    assert raised <= set(store.NAMED)
+
+
+@pytest.mark.parametrize("path", LUA, ids=lambda path: path.stem)
+def test_a_lua_file_runs_as_it_stands(path: Path) -> None:
+    """No #!lua line, no include, no clock of a client's, no JSON taken apart: house rules for Lua, 4, 5 and 8."""
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"^#!|@include|cjson|os\.time", text, re.M)
+
+
+def test_every_lua_file_is_a_method_of_the_store() -> None:
+    """One method for each Lua command, and none without its file."""
+    assert {path.stem for path in LUA} == set(store.COMMANDS)
+    assert all(callable(getattr(store.Store, path.stem)) for path in LUA)
+
+
+@pytest.mark.parametrize("key", keys.STREAM_KEYS)
+def test_every_key_stands_in_the_layout(key: str) -> None:
+    """docs/redis-layout.md is what an operator with redis-cli goes by."""
+    assert f"`{key}`" in document("redis-layout.md")
+
+
+def test_every_key_that_spans_streams_stands_in_the_layout() -> None:
+    """Those are spelt out whole in keys.py."""
+    spelt = {value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
+    assert {name for name in spelt if f"`{name}`" not in document("redis-layout.md")} == set()
+
+
+@pytest.mark.parametrize("path", LUA, ids=lambda path: path.stem)
+def test_every_lua_command_stands_in_the_layout_with_its_errors(path: Path) -> None:
+    """A row for each command, naming each error that it may answer."""
+    (row,) = re.findall(rf"^\| `{path.stem}` \|.*$", document("redis-layout.md"), re.M)
+    raised = re.findall(r"error_reply\('([A-Z]+) ", parts(path)[1])
+    assert {word for word in raised if f"`{word}`" not in row} == set()
+
+
+@pytest.mark.parametrize("word", sorted(store.NAMED))
+def test_every_named_error_stands_in_the_layout(word: str) -> None:
+    """A row for each, with what it means."""
+    assert re.search(rf"^\| `{word}` \| .+ \|", document("redis-layout.md"), re.M)
+
+
+@pytest.mark.parametrize("name", list(Config.names()))
+def test_every_setting_stands_in_the_operators_handbook_with_its_default(name: str) -> None:
+    """A row for each variable; numbers and words as config.py has them."""
+    (row,) = re.findall(rf"^\| `{name}` \| (.*?) \|", document("operations.md"), re.M)
+    default = Config.names()[name].default
+    if name == "WEB_CONCURRENCY":  # as many as there are cores
+        assert row == "cores"
+    elif default is None or isinstance(default, tuple):
+        assert row
+    else:
+        assert row.replace(" ", "") == (f"`{default:g}`" if isinstance(default, float) else f"`{default}`")
+
+
+def test_the_operators_handbook_names_no_setting_that_is_not_there() -> None:
+    """What was renamed or taken away is gone from the table, too."""
+    named = set(re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \|", document("operations.md"), re.M))
+    assert named == set(Config.names())
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_error_code_stands_in_the_list_of_errors(code: str) -> None:
+    """Its status, and its name in each profile."""
+    row = CODES[code]
+    (line,) = re.findall(rf"^\| `{code}` \|(.*)$", document("errors.md"), re.M)
+    told = [cell.strip().strip("`") for cell in line.strip("| ").split("|")]
+    assert told[:5] == [str(row.status), row.err, row.obie_v3 or "–", row.obie_v4 or "–", row.wso2]
