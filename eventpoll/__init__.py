@@ -3,8 +3,9 @@
 The layers, each importing only from those below:
 
   wire     polling, bank, health, cli, inbox: who asks for something; check: what would hurt in production;
-           answers, refusals, profiles, events, schemas, views, auth, errors: how it is read and answered
-  service  transmitter: the rules; waiting: held polls; secevent: a SET
+           answers, refusals, profiles, events, schemas, views, errors: how it is read and answered;
+           auth, tokens, jwks, certificate, rates: who asks, and how often; requestlog; service: all put together
+  service  transmitter: the rules; waiting: held polls; secevent: a SET; jsontext: JSON, read strictly
   store    store: one method for each Lua command; intake: the inbox; keys, connection, embedded
 """
 

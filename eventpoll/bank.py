@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request, stream_with_context
+from werkzeug.routing import BaseConverter
 
 from eventpoll import auth, profiles, views
 from eventpoll.answers import refuse
@@ -45,9 +46,12 @@ def blueprint(service: Service) -> Blueprint:
             raise auth.denied() from None
         raise Refused("forbidden", "this is the bank's to do, and these are a TPP's credentials")
 
+    bp.record_once(lambda state: state.app.url_map.converters.update(eventpoll_jti=Jti))
+
     def route(method: str, path: str, view: Any, **defaults: Any) -> None:
         endpoint = f"{view.__name__}{len(bp.deferred_functions)}"
-        bp.add_url_rule(path, endpoint, view, methods=[method], defaults=defaults, provide_automatic_options=False)
+        options: dict[str, Any] = {"defaults": defaults, "provide_automatic_options": False, "merge_slashes": False}
+        bp.add_url_rule(path, endpoint, view, methods=[method], **options)
 
     route("GET", "/streams", calls.streams)
     route("PUT", "/streams/<tpp>", calls.put_stream)
@@ -57,9 +61,9 @@ def blueprint(service: Service) -> Blueprint:
     route("POST", "/streams/<tpp>/sets", calls.push)
     route("POST", "/streams/<tpp>/sets:batch", calls.batch)
     route("GET", "/streams/<tpp>/sets", calls.get_sets)
-    route("GET", "/streams/<tpp>/sets/<path:jti>", calls.get_set)
-    route("DELETE", "/streams/<tpp>/sets/<path:jti>", calls.delete_set)
-    route("POST", "/streams/<tpp>/sets/<path:jti>/requeue", calls.requeue)
+    route("GET", "/streams/<tpp>/sets/<eventpoll_jti:jti>", calls.get_set)
+    route("DELETE", "/streams/<tpp>/sets/<eventpoll_jti:jti>", calls.delete_set)
+    route("POST", "/streams/<tpp>/sets/<eventpoll_jti:jti>/requeue", calls.requeue)
     for profile in service.profiles:
         if isinstance(profile, Wso2):
             route("POST", f"{WSO2_BASES[profile.generation]}/create-events", calls.create_events, profile=profile)
@@ -67,6 +71,13 @@ def blueprint(service: Service) -> Blueprint:
     for error in REFUSALS:
         bp.register_error_handler(error, lambda raised: refuse(refusal(raised)))
     return bp
+
+
+class Jti(BaseConverter):
+    """Any jti in a path, slashes and all: Werkzeug's own path converter takes none that begins with one."""
+
+    regex = ".+?"
+    part_isolating = False
 
 
 class Calls:
@@ -140,7 +151,7 @@ class Calls:
             raise Refused("too_large", f"a batch has at most {BATCH_BYTES} bytes")
         self.transmitter.store.status(tpp)  # no stream, no store: said before the first line
         request.max_content_length = None  # _lines counts, and refuses in its own way what has begun
-        results = push_lines(self.transmitter, tpp, _lines(request.stream))
+        results = push_lines(self.transmitter, tpp, _lines(request.stream, request.content_length or 0))
         return Response(stream_with_context(_told(results)), content_type="application/x-ndjson")
 
     def get_sets(self, tpp: str) -> Response:
@@ -201,12 +212,18 @@ class Calls:
         return jsonify({"notificationsID": jti}), 201
 
 
-def _lines(stream: Any) -> Iterator[bytes]:
-    """The lines of a batch. Raises Refused at the first that is one too many or too long."""
+def _lines(stream: Any, length: int) -> Iterator[bytes]:
+    """The lines of a batch of `length` bytes, 0 where that is not known. Raises Refused at the first that is one too
+    many or too long, and where the rest does not come."""
     left = BATCH_BYTES
     for number in count(1):
-        line = stream.readline(BODY_BYTES + 1)
+        try:
+            line = stream.readline(BODY_BYTES + 1)
+        except Exception:  # the connection broke off, or a chunk is none: each server has its own words for it
+            raise Refused("malformed", f"line {number}: the batch cannot be read to its end") from None
         left -= len(line)
+        if not line.endswith(b"\n") and len(line) <= BODY_BYTES and BATCH_BYTES - left < length:
+            raise Refused("malformed", f"line {number}: the batch ends in the middle")
         if not line:
             return
         if number > BATCH_LINES or left < 0 or len(line) > BODY_BYTES:

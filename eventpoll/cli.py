@@ -5,15 +5,17 @@ import logging
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any, BinaryIO
 
 import click
 from flask import Blueprint, current_app
 from flask.cli import with_appcontext
-from joserfc.jwk import ECKey, Key, KeyParameters, OKPKey, RSAKey
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, Key, KeyParameters, KeySet, OKPKey, RSAKey
 
 from eventpoll import auth, check, views
 from eventpoll.bank import STATES
@@ -21,7 +23,8 @@ from eventpoll.errors import Refused
 from eventpoll.events import push_lines, read_line
 from eventpoll.inbox import Inbox
 from eventpoll.intake import Intake
-from eventpoll.schemas import Malformed, check_tpp, read_object
+from eventpoll.jsontext import Malformed, read_object
+from eventpoll.schemas import check_tpp
 from eventpoll.secevent import BadSecevent
 from eventpoll.service import Service
 from eventpoll.store import SetRecord, Status, StoreError, Unavailable
@@ -71,18 +74,23 @@ def told() -> Iterator[None]:
     try:
         yield
     except Unavailable as error:
-        raise click.ClickException(f"the store is not available: {error}") from None
+        raise click.ClickException(_cell(f"the store is not available: {error}")) from None
     except (Refused, BadSecevent, Conflict, StoreError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(_cell(error)) from None
 
 
 def show(value: Any, as_json: bool, lines: Callable[[], Sequence[str]]) -> None:
     """Print a value as JSON, or as lines that a person reads."""
     if as_json:
-        click.echo(json.dumps(value, ensure_ascii=False))
+        _json(value)
     else:
         for line in lines():
             click.echo(line)
+
+
+def _json(value: Any) -> None:
+    """One line of JSON in ASCII: no terminal acts on what a TPP wrote, and no encoding lacks a character."""
+    click.echo(json.dumps(value))
 
 
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str], empty: str) -> list[str]:
@@ -117,7 +125,7 @@ def add_tpp(service: Service, tpp: str, as_json: bool) -> None:
 @click.command()
 @click.argument("tpp", type=TPP)
 @click.argument("file", type=click.File("rb"), default="-")
-@click.option("--batch", is_flag=True, help="Each line of FILE is an event or a SET; a line is printed for each.")
+@click.option("--batch", is_flag=True, help="Each line of FILE is an event or a SET; with --json a line tells of each.")
 @as_json
 @with_service
 def push(service: Service, tpp: str, file: BinaryIO, batch: bool, as_json: bool) -> None:
@@ -134,7 +142,7 @@ def push(service: Service, tpp: str, file: BinaryIO, batch: bool, as_json: bool)
         jti, new = pushed(tpp, item)  # type: ignore[arg-type]
     status = "queued" if new else "repeated"
     text = f"{jti}: {status}" + ("" if new else ", it was there already")
-    show({"jti": jti, "status": status}, as_json, lambda: [text])
+    show({"jti": jti, "status": status}, as_json, lambda: [_cell(text)])
 
 
 def _push_batch(service: Service, tpp: str, file: BinaryIO, as_json: bool) -> None:
@@ -146,16 +154,18 @@ def _push_batch(service: Service, tpp: str, file: BinaryIO, as_json: bool) -> No
             file.seek(0)
         counts = {"pushed": 0, "refused": 0}
         begun = time.monotonic()
-        bar: Any = click.progressbar(
-            length=size or None, label=tpp, file=sys.stderr, hidden=not sys.stderr.isatty(), width=0
-        )
+        watched = size and sys.stderr.isatty()
+        bar: Any = click.progressbar(length=size, label=tpp, file=sys.stderr, width=0) if watched else nullcontext()
+        numbers: deque[int] = deque()
         with bar:
-            for number, result in enumerate(push_lines(service.transmitter, tpp, _counted(file, bar.update)), 1):
+            lines = _numbered(file, numbers, bar.update if watched else None)
+            for result in push_lines(service.transmitter, tpp, lines):
+                number = numbers.popleft()
                 counts["pushed" if "jti" in result else "refused"] += 1
                 if as_json:
-                    click.echo(json.dumps({"line": number, **result}, ensure_ascii=False))
+                    _json({"line": number, **result})
                 elif "jti" not in result:
-                    click.echo(f"line {number}: {result['status']} {result['description']}", file=sys.stderr)
+                    click.echo(_cell(f"line {number}: {result['status']} {result['description']}"), err=True)
     seconds = time.monotonic() - begun
     if not as_json:
         click.echo(f"{tpp}: {counts['pushed']} pushed, {counts['refused']} refused, in {seconds:.1f} s")
@@ -163,10 +173,13 @@ def _push_batch(service: Service, tpp: str, file: BinaryIO, as_json: bool) -> No
         sys.exit(1)
 
 
-def _counted(file: BinaryIO, read: Callable[[int], None]) -> Iterator[bytes]:
-    for line in file:
-        read(len(line))
+def _numbered(file: BinaryIO, numbers: deque[int], read: Callable[[int], None] | None) -> Iterator[bytes]:
+    """The lines that hold something; their numbers go to `numbers`, the bytes of each line to `read`."""
+    for number, line in enumerate(file, 1):
+        if read is not None:
+            read(len(line))
         if line.strip():
+            numbers.append(number)
             yield line
 
 
@@ -218,7 +231,7 @@ def peek(service: Service, tpp: str, jti: str | None, state: str | None, limit: 
 
 def _history(record: SetRecord) -> list[str]:
     whole = views.whole_secevent(record)
-    lines = [f"{record.jti} is {record.state.replace('_', ' ')}, delivered {record.deliveries} times."]
+    lines = [_cell(f"{record.jti} is {record.state.replace('_', ' ')}, delivered {record.deliveries} times.")]
     if record.error:
         lines.append(_cell(f"Error: {record.error.get('err')}: {record.error.get('description', '-')}"))
     lines += ["", *table(whole["history"], ("at", "what", "by"), "")]
@@ -259,8 +272,10 @@ def purge(service: Service, tpp: str | None, jtis: Sequence[str], every: bool, a
     if tpp is not None:
         _each_parked(service, tpp, jtis, every, service.transmitter.store.discard, "discarded", as_json)
         return
+    expired = 0
     with told():
-        expired = _sweep(service)
+        while some := _sweep(service):  # a sweep goes in bounded steps
+            expired += some
     show({"expired": expired}, as_json, lambda: [f"{expired} SETs expired."])
 
 
@@ -344,8 +359,9 @@ def worker(service: Service, once: bool) -> None:
 @click.command()
 @click.option("--alg", type=click.Choice(["PS256", "RS256", "ES256", "EdDSA"]), default="PS256", show_default=True)
 @click.option("--before", type=click.File("rb"), help="A JWK Set: the new key is put before its keys, to rotate.")
-def keygen(alg: str, before: BinaryIO | None) -> None:
-    """Make a signing key: prints a private JWK Set for EVENTPOLL_SIGNING_KEYS."""
+@as_json
+def keygen(alg: str, before: BinaryIO | None, as_json: bool) -> None:
+    """Make a signing key: prints a private JWK Set for EVENTPOLL_SIGNING_KEYS. It is JSON with and without --json."""
     options: KeyParameters = {"alg": alg, "use": "sig"}
     key: Key
     if alg in ("PS256", "RS256"):
@@ -359,9 +375,12 @@ def keygen(alg: str, before: BinaryIO | None) -> None:
     if before is not None:
         try:
             older = read_object(before.read())["keys"]
-        except (Malformed, KeyError):
+            private = all(old.is_private for old in KeySet.import_key_set({"keys": older}).keys)
+        except (Malformed, JoseError, KeyError, ValueError, TypeError, AttributeError):
             raise click.ClickException("the file holds no JWK Set") from None
-    click.echo(json.dumps({"keys": [key.as_dict(private=True), *older]}))
+        if not private:
+            raise click.ClickException("the file holds a key without its private half: it could not sign")
+    _json({"keys": [key.as_dict(private=True), *older]})
 
 
 @click.command("check")

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 from marshmallow import Schema, ValidationError
 
 from eventpoll.errors import Refused, invalid
+from eventpoll.jsontext import Malformed, member_texts, read_object
 from eventpoll.refusals import REFUSALS, refusal
-from eventpoll.schemas import EventSchema, Malformed, member_texts, read_object
+from eventpoll.schemas import EventSchema
 from eventpoll.secevent import Event
 from eventpoll.store import NoStream, Unavailable
 from eventpoll.transmitter import Transmitter
@@ -51,8 +51,7 @@ def push_lines(transmitter: Transmitter, tpp: str, lines: Iterable[bytes]) -> It
 
     The status is the one that the line would have had as a request of its own. Blank lines are passed over.
     """
-    filled = filter(bytes.strip, lines)
-    while chunk := list(islice(filled, CHUNK)):
+    for chunk in _chunks(lines):
         read: list[Event | str | Exception] = []
         for line in chunk:
             try:
@@ -70,6 +69,23 @@ def push_lines(transmitter: Transmitter, tpp: str, lines: Iterable[bytes]) -> It
                 yield {"jti": jti, "status": 202 if isinstance(item, str) else 201 if new else 200}
             else:
                 yield _refused(result)
+
+
+def _chunks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The lines that are not blank, some at a time; where reading is refused, what came before is not lost."""
+    chunk: list[bytes] = []
+    try:
+        for line in filter(bytes.strip, lines):
+            chunk.append(line)
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+    except Refused:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
 
 
 def _refused(error: Exception) -> dict[str, Any]:

@@ -5,11 +5,13 @@ The jti comes from the entry's id. So an entry that is worked on twice, by whome
 
 import json
 import logging
+import re
 
 from eventpoll.errors import Refused
 from eventpoll.events import read_event
 from eventpoll.intake import Entry, Intake
-from eventpoll.schemas import Malformed, check_tpp, read_json
+from eventpoll.jsontext import Malformed, read_json
+from eventpoll.schemas import check_tpp
 from eventpoll.secevent import BadSecevent, Event
 from eventpoll.store import Full, NoStream
 from eventpoll.transmitter import Conflict, Transmitter
@@ -22,6 +24,8 @@ ABANDONED_MS = 10_000
 """A worker that has not finished an entry for so long has died, or will find that another one did."""
 
 FIELDS = {"tpp", "events", "sub", "sub_id", "txn", "toe", "jti"}
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""What stands for a byte that is no UTF-8."""
 
 
 class Inbox:
@@ -35,7 +39,8 @@ class Inbox:
 
     def step(self, wait_ms: int) -> int:
         """Take over what others left, then what is fresh; tells how many entries that were. Raises Unavailable."""
-        entries = self._intake.abandoned(COUNT, ABANDONED_MS) or self._intake.fresh(COUNT, wait_ms)
+        entries, more = self._intake.abandoned(COUNT, ABANDONED_MS)
+        entries += self._intake.fresh(COUNT, 0 if entries or more else wait_ms)
         for entry in entries:
             self._work(entry)
         return len(entries)
@@ -54,7 +59,7 @@ class Inbox:
             self._intake.done(entry)
 
     def _bury(self, entry: Entry, reason: str) -> None:
-        log.warning("Inbox entry %s is bad: %s", entry.id, reason)
+        log.warning("Inbox entry %s is bad: %r", entry.id, reason)
         self._intake.bury(entry, reason)
 
 
@@ -70,6 +75,9 @@ def read(entry: Entry) -> tuple[str, Event]:
     if unknown := sorted(set(fields) - FIELDS):
         raise Refused("field_unexpected", f"{unknown[0]}: no such field", unknown[0])
     tpp = check_tpp(fields["tpp"])
+    for name in ("sub", "txn", "jti"):
+        if SURROGATE.search(fields.get(name, "")):
+            raise Refused("malformed", f"{name}: not UTF-8", name)
     for name in ("events", "sub_id", "toe"):
         try:
             read_json(fields.get(name, "0"))

@@ -14,7 +14,8 @@ from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from eventpoll.errors import Refused, invalid
-from eventpoll.schemas import Malformed, ObiePollSchema, PollSchema, Wso2PollSchema, read_json, read_object
+from eventpoll.jsontext import Malformed, read_json, read_object
+from eventpoll.schemas import ObiePollSchema, PollSchema, Wso2PollSchema
 from eventpoll.store import Answer
 from eventpoll.transmitter import Poll
 

@@ -1,6 +1,5 @@
 """Every body that comes in: read strictly, and checked by one schema each."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,78 +14,21 @@ KEPT_ERR, KEPT_DESCRIPTION = 128, 1024
 """Of a longer err or description, on the paths that set no limit, so many characters are kept."""
 
 
-class Malformed(Exception):
-    """The text is not the JSON that we take; the message says why."""
-
-
-def read_json(body: bytes | str) -> Any:
-    """Parse JSON as RFC 8259 has it: no duplicate members, no NaN, no bottomless nesting. Raises Malformed."""
-    try:
-        text = body.decode("utf-8") if isinstance(body, bytes) else body
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_integer)
-    except UnicodeDecodeError:
-        raise Malformed("the body is not UTF-8") from None
-    except RecursionError:
-        raise Malformed("the JSON is nested too deeply") from None
-    except json.JSONDecodeError as error:
-        raise Malformed(f"the body is not JSON: {error.msg} at character {error.pos}") from None
-    except ValueError as error:
-        raise Malformed(f"the body is not JSON that we take: {error}") from None
-
-
-def read_object(body: bytes | str) -> dict[str, Any]:
-    """The same, of an object. Raises Malformed."""
-    value = read_json(body)
-    if not isinstance(value, dict):
-        raise Malformed("the body must be a JSON object")
-    return value
-
-
-def member_texts(text: str) -> dict[str, str]:
-    """The members of a JSON object as they are written, to the letter: numbers keep their digits and members
-    their order. The text must have passed `read_object`."""
-    decoder = json.JSONDecoder()
-    blank = re.compile(r"[ \t\r\n]*")
-
-    def skip(at: int) -> int:
-        return blank.match(text, at).end()  # type: ignore[union-attr]
-
-    found: dict[str, str] = {}
-    at = skip(skip(0) + 1)
-    while text[at] != "}":
-        name, at = decoder.raw_decode(text, at)
-        begin = skip(skip(at) + 1)
-        _, end = decoder.raw_decode(text, begin)
-        found[name] = text[begin:end]
-        at = skip(end)
-        if text[at] == ",":
-            at = skip(at + 1)
-    return found
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise ValueError("a member stands twice")
-    return members
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > 4000:  # reading a number takes time by the square of its length, so Python stops near here too
-        raise ValueError("a number has more than 4000 digits")
-    return int(digits)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
-
-
 class JSONBoolean(fields.Field[bool]):
     """true or false, and no word or number that may mean them."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> bool:
         if not isinstance(value, bool):
             raise ValidationError("Must be true or false.")
+        return value
+
+
+class JSONNumber(fields.Field[float]):
+    """A number, and no word that reads like one."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValidationError("Must be a number.")
         return value
 
 
@@ -149,9 +91,9 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _number(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValidationError("Must be a number.")
+def _well_formed(text: str) -> None:
+    if not _encodes(text):
+        raise ValidationError("Must be well-formed Unicode.")
 
 
 class PollSchema(Schema):
@@ -209,11 +151,11 @@ class StreamSchema(Schema):
     class Meta:
         unknown = RAISE
 
-    redeliver_after = fields.Float(allow_none=True, validate=validate.Range(min=0, max=31_536_000))
+    redeliver_after = JSONNumber(allow_none=True, validate=validate.Range(min=0, max=31_536_000))
     max_deliveries = fields.Integer(strict=True, allow_none=True, validate=validate.Range(min=0, max=1_000_000))
     on_error = fields.String(allow_none=True, validate=validate.OneOf(["park", "redeliver"]))
     set_profile = fields.String(allow_none=True, validate=validate.OneOf(["rfc8417", "obie", "wso2"]))
-    audience = fields.String(allow_none=True, validate=validate.Length(min=1, max=1024))
+    audience = fields.String(allow_none=True, validate=[validate.Length(min=1, max=1024), _well_formed])
     max_pending = fields.Integer(strict=True, allow_none=True, validate=validate.Range(min=0))
 
 
@@ -223,7 +165,7 @@ class SecretSchema(Schema):
     class Meta:
         unknown = RAISE
 
-    grace_seconds = fields.Float(load_default=0.0, validate=validate.Range(min=0, max=31_536_000))
+    grace_seconds = JSONNumber(load_default=0, validate=validate.Range(min=0, max=31_536_000))
 
 
 class EventSchema(Schema):
@@ -242,7 +184,7 @@ class EventSchema(Schema):
     sub = fields.String()
     sub_id = fields.Dict()
     txn = fields.String()
-    toe = fields.Raw(validate=_number)
+    toe = JSONNumber()
 
 
 def check_tpp(name: str) -> str:

@@ -16,6 +16,8 @@ from joserfc.jwk import Key, KeySet
 from joserfc.jws import JWSRegistry
 from joserfc.registry import HeaderParameter
 
+from eventpoll.jsontext import Malformed, read_json
+
 OB = "http://openbanking.org.uk/"
 RESOURCE_UPDATE = "urn:uk:org:openbanking:events:resource-update"
 CONSENT_REVOKED = "urn:uk:org:openbanking:events:consent-authorization-revoked"
@@ -177,8 +179,9 @@ def read(secevent: str) -> dict[str, Any]:
     if len(parts) != 3 or not all(PART.fullmatch(part) for part in parts):
         raise BadSecevent("a SET is three base64url parts with dots between")
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
+        # Strictly: of two jtis we would take one, and the receiver may take the other (RFC 7519 section 4).
+        claims = read_json(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (binascii.Error, Malformed):
         raise BadSecevent("the payload of the SET is not JSON") from None
     if not isinstance(claims, dict):
         raise BadSecevent("the payload of the SET is not a JSON object")

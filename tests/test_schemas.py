@@ -7,20 +7,17 @@ import pytest
 from marshmallow import Schema, ValidationError
 
 from eventpoll.errors import CODES, Refused, first_mistake, invalid
+from eventpoll.jsontext import Malformed, member_texts, read_json, read_object
 from eventpoll.schemas import (
     KEPT_DESCRIPTION,
     KEPT_ERR,
     EventSchema,
-    Malformed,
     ObiePollSchema,
     PollSchema,
     SecretSchema,
     StreamSchema,
     Wso2PollSchema,
     check_tpp,
-    member_texts,
-    read_json,
-    read_object,
 )
 from eventpoll.transmitter import Poll
 
