@@ -25,7 +25,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.idle: set[gevent.Timeout] = set()
+        self.idle: set[Idle] = set()
 
     def timeout_ctx(self) -> Any:
         """The wait for a next request on a connection; no longer than a moment once the worker is to end."""
@@ -41,27 +41,33 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def let_go(self) -> None:
         """Answer the held polls, then close the connections on which nothing is asked."""
-        self.wsgi.extensions["eventpoll"].transmitter.waiting.release()
-        for timeout in list(self.idle):
-            timeout.close()
-            timeout.seconds = 0.01
-            timeout.start()
+        if self.wsgi is not None:  # else told to end before it had begun
+            self.wsgi.extensions["eventpoll"].transmitter.waiting.release()
+        gevent.sleep(0.01)  # a request that is on its way is answered
+        for connection in list(self.idle):
+            gevent.get_hub().loop.run_callback(connection.close)
 
 
 class Idle:
-    """The time-out of a connection that waits for its next request, known to the worker while it waits."""
+    """A connection that waits for its next request, known to the worker while it waits."""
 
-    def __init__(self, idle: set[gevent.Timeout], seconds: float) -> None:
+    def __init__(self, idle: "set[Idle]", seconds: float) -> None:
         self.idle = idle
         self.timeout = gevent.Timeout(seconds, False)  # type: ignore[arg-type]
+        self.greenlet = gevent.getcurrent()
 
     def __enter__(self) -> None:
-        self.idle.add(self.timeout)
+        self.idle.add(self)
         self.timeout.__enter__()
 
     def __exit__(self, *raised: Any) -> bool | None:
-        self.idle.discard(self.timeout)
+        self.idle.discard(self)
         return self.timeout.__exit__(*raised)
+
+    def close(self) -> None:
+        """Have its time be over now, if it still waits. Called by the hub, so that nothing comes between."""
+        if self in self.idle:
+            self.greenlet.throw(self.timeout)
 
 
 def when_ready(server: Any) -> None:

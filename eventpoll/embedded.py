@@ -2,7 +2,8 @@
 
 Each process that uses the server holds a shared lock on a file. The kernel drops it however the process ends, so
 the last one to leave in good order knows that it is the last, and stops the server. After a kill -9 of everything
-the next start finds the server still there, or starts it anew from its append-only file.
+the next start finds the server still there, or starts it anew from its append-only file. The server itself holds
+a lock as long as it lives, so that no second one is ever started on the same files, even while the first is stuck.
 """
 
 import atexit
@@ -14,6 +15,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +23,10 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 20.0
 """How long a start may take, reading the append-only file included, before callers are told that it failed."""
+
+
+LAST_BREATH_SECONDS = 2.0
+"""How long a server that answers no more may take to be gone, before callers are told that it is in the way."""
 
 
 class NoServer(Exception):
@@ -55,7 +61,10 @@ class Embedded:
             path = str(Path(tempfile.gettempdir()) / f"eventpoll-{os.getuid()}-{digest}.sock")
         self.path = path
         self._users: int | None = None
-        self._owner = 0
+        self._joining = threading.Lock()
+        # A child of ours is no user until it says so, and must not keep our lock for us.
+        os.register_at_fork(after_in_child=self._let_go)
+        atexit.register(self.leave)
 
     def ensure(self) -> None:
         """Have the server run and answer, whoever starts it; safe to call from any process at any time.
@@ -70,7 +79,7 @@ class Embedded:
 
     def leave(self) -> None:
         """Stop using the server; the last user stops it. At the exit of the process this happens by itself."""
-        if self._users is None or self._owner != os.getpid():
+        if self._users is None:
             return
         try:
             fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,25 +87,32 @@ class Embedded:
             pass
         else:
             self._stop()
-        os.close(self._users)
-        self._users = None
+        self._let_go()
 
     def join(self) -> None:
         """Be a user of the server, so that no other process stops it."""
-        if self._users is None or self._owner != os.getpid():
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._users = os.open(self.directory / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
-            self._owner = os.getpid()
-            self._lock(self._users, fcntl.LOCK_SH)
-            atexit.register(self.leave)
+        with self._joining:
+            if self._users is None:
+                self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                users = os.open(self.directory / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+                self._lock(users, fcntl.LOCK_SH)
+                self._users = users
+
+    def _let_go(self) -> None:
+        if self._users is not None:
+            os.close(self._users)
+            self._users = None
+        self._joining = threading.Lock()  # a fork may have copied it locked
 
     @staticmethod
-    def _lock(descriptor: int, how: int = fcntl.LOCK_EX) -> None:
-        """Wait for a lock without standing in the way of gevent's other greenlets."""
+    def _lock(descriptor: int, how: int = fcntl.LOCK_EX, deadline: float = float("inf")) -> None:
+        """Wait for a lock without standing in the way of gevent's other greenlets. Raises TimeoutError."""
         while True:
             try:
                 return fcntl.flock(descriptor, how | fcntl.LOCK_NB)
             except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError("the lock is held by another") from None
                 time.sleep(0.01)
 
     def _answers(self) -> bool:
@@ -126,17 +142,25 @@ class Embedded:
             "logfile": str(self.directory / "redis.log"),
             "pidfile": str(self.directory / "redis.pid"),
         }
-        Path(self.path).unlink(missing_ok=True)
-        arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
-        # A session of its own: the Ctrl-C that stops the web processes must not stop their store first.
-        server = subprocess.Popen(
-            [binary(), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        program = binary()
         deadline = time.monotonic() + START_SECONDS
+        arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        with (self.directory / "server.lock").open("w") as life:
+            try:
+                self._lock(life.fileno(), deadline=time.monotonic() + LAST_BREATH_SECONDS)
+            except TimeoutError:
+                raise OSError(f"a server is there and does not answer: see {self.directory / 'redis.log'}") from None
+            Path(self.path).unlink(missing_ok=True)
+            # It keeps the lock, as it keeps the descriptor, until it ends. A session of its own: the Ctrl-C that
+            # stops the web processes must not stop their store first.
+            server = subprocess.Popen(
+                [program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[life.fileno()],
+            )
         while not self._answers():
             if server.poll() is not None or time.monotonic() > deadline:
                 raise OSError(f"the embedded store did not start: see {self.directory / 'redis.log'}")

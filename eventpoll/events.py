@@ -16,7 +16,7 @@ from eventpoll.transmitter import Transmitter
 
 EVENT = EventSchema()
 CHUNK = 50
-"""Lines that are minted and pushed together: bounds memory, and the time in which nobody else is served."""
+"""The most lines that are minted and pushed together: bounds memory, and the time in which nobody else is served."""
 
 
 def load(schema: Schema, text: bytes) -> dict[str, Any]:
@@ -72,14 +72,16 @@ def push_lines(transmitter: Transmitter, tpp: str, lines: Iterable[bytes]) -> It
 
 
 def _chunks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The lines that are not blank, some at a time; where reading is refused, what came before is not lost."""
+    """The lines that are not blank, some at a time: few at first, so that who waits for a result before the next line
+    soon has it. Where reading is refused, what came before is not lost."""
     chunk: list[bytes] = []
+    size = 1
     try:
         for line in filter(bytes.strip, lines):
             chunk.append(line)
-            if len(chunk) == CHUNK:
+            if len(chunk) == size:
                 yield chunk
-                chunk = []
+                chunk, size = [], min(2 * size, CHUNK)
     except Refused:
         if chunk:
             yield chunk

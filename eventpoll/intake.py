@@ -32,6 +32,7 @@ class Intake:
     def __init__(self, store: Store) -> None:
         self._redis = store.redis
         self._name = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        self._looked = "0-0"  # how far the search for abandoned entries has come
 
     def join(self) -> None:
         """Make the consumer group, from the first entry on; forget workers long gone. Raises Unavailable."""
@@ -53,13 +54,18 @@ class Intake:
             )
         return [entry for _, entries in found or [] for entry in _entries(entries)]
 
-    def abandoned(self, count: int, idle_ms: int) -> list[Entry]:
-        """Entries that a worker, dead or stuck, took so long ago; they are ours now. Raises Unavailable."""
+    def abandoned(self, count: int, idle_ms: int) -> tuple[list[Entry], bool]:
+        """Entries that a worker, dead or stuck, took so long ago: they are ours now; and whether there may be more.
+
+        A call looks at some of the entries that are taken, and the next one goes on from there, so that many
+        that have to wait never hide the ones behind them. Raises Unavailable.
+        """
         with errors():
             answer = self._redis.xautoclaim(
-                keys.INBOX, keys.INBOX_GROUP, self._name, min_idle_time=idle_ms, start_id="0-0", count=count
+                keys.INBOX, keys.INBOX_GROUP, self._name, min_idle_time=idle_ms, start_id=self._looked, count=count
             )
-        return _entries(answer[1])
+        self._looked = answer[0].decode()
+        return _entries(answer[1]), self._looked != "0-0"
 
     def done(self, entry: Entry) -> None:
         """Take an entry off the inbox. Raises Unavailable."""
@@ -75,7 +81,9 @@ class Intake:
         A worker that dies in between leaves it in both: it is buried twice then, under the same id.
         """
         with errors():
-            told: dict[Any, Any] = {"id": entry.id, "reason": reason, **entry.fields}
+            ours = {"id": entry.id, "reason": reason.encode("utf-8", "backslashreplace")}
+            theirs = {name: text.encode("utf-8", "surrogateescape") for name, text in entry.fields.items()}
+            told: dict[Any, Any] = {**ours, **theirs, **ours}  # ours first, and ours where both have the name
             self._redis.xadd(keys.INBOX_DEAD, told, maxlen=DEAD_KEPT, approximate=True)
         self.done(entry)
 
@@ -86,6 +94,7 @@ def _entries(found: Any) -> list[Entry]:
             number.decode(), {name.decode("utf-8", "replace"): _text(value) for name, value in (fields or {}).items()}
         )
         for number, fields in found
+        if number is not None  # Redis 6.2 tells so of an entry that was taken out of the stream by others
     ]
 
 

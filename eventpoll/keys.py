@@ -26,6 +26,14 @@ STREAM_KEYS = (
 STREAMS = "eventpoll:streams"
 
 
+#: Stream of raw events that wait to be minted, and the stream of those that could not be.
+INBOX = "eventpoll:inbox"
+INBOX_DEAD = "eventpoll:inbox:dead"
+
+#: The consumer group that shares the inbox among the workers.
+INBOX_GROUP = "eventpoll"
+
+
 @lru_cache(maxsize=4096)
 def of(tpp: str) -> tuple[str, ...]:
     """The keys of the stream of `tpp`, in KEYS order. The name must have been checked: a brace would move the tag."""

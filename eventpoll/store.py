@@ -146,6 +146,16 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What the server says of itself: `clock` in seconds, `settings` empty where CONFIG is not allowed."""
+
+    name: str
+    version: str
+    clock: float
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Pushed:
     """What became of a push: `queued`, `repeated`, or `kept` with the SET that has the jti already."""
 
@@ -191,8 +201,18 @@ class Store:
 
     def push(self, tpp: str, jti: str, secevent: str) -> Pushed:
         """Queue a SET, once per jti. Raises NoStream, BadSet, Full."""
-        reply = self._run("push", tpp, jti, secevent, _milliseconds(self.rules.dedupe))
-        return Pushed(reply[0].decode(), reply[1].decode() if len(reply) > 1 else None)
+        return _pushed(self._run("push", tpp, jti, secevent, _milliseconds(self.rules.dedupe)))
+
+    def push_many(self, tpp: str, sets: Sequence[tuple[str, str]]) -> "list[Pushed | StoreError]":
+        """Queue many SETs, (jti, SET) each, in one round trip; each has an outcome of its own. Raises Unavailable."""
+        script, names, dedupe = self._scripts["push"], keys.of(tpp), _milliseconds(self.rules.dedupe)
+        with errors():
+            self.redis.script_load(script.script)
+            pipeline = self.redis.pipeline(transaction=False)
+            for jti, secevent in sets:
+                pipeline.evalsha(script.sha, len(names), *names, jti, secevent, dedupe)
+            replies = pipeline.execute(raise_on_error=False)
+        return [_refused(reply) if isinstance(reply, Exception) else _pushed(reply) for reply in replies]
 
     def poll(
         self,
@@ -232,12 +252,14 @@ class Store:
 
     def configure(self, tpp: str, secret_hash: str, settings: Mapping[str, str]) -> bool:
         """Make or change a stream; the setting "" goes back to the service's own. Tells whether it is new."""
-        with errors():
-            # On a Cluster the list lives elsewhere, so the two cannot be one step: listed first, a stream
-            # is never there without being listed.
-            self.redis.zadd(keys.STREAMS, {tpp: 0})
+        # On a Cluster the list lives elsewhere, so the two cannot be one step: listed first, a stream is never
+        # there without being listed; and listed again, in case it was being forgotten meanwhile.
+        self._list(tpp)
         parts = [part for pair in settings.items() for part in pair]
-        return bool(self._run("configure", tpp, secret_hash, *parts)[0] == b"created")
+        created = self._run("configure", tpp, secret_hash, *parts)[0] == b"created"
+        if created:
+            self._list(tpp)
+        return bool(created)
 
     def rotate(self, tpp: str, secret_hash: str, grace: float) -> None:
         """Give a stream a new secret; the old one works for `grace` seconds more. Raises NoStream."""
@@ -276,51 +298,72 @@ class Store:
         self._run("forget", tpp, int(force))
         with errors():
             self.redis.zrem(keys.STREAMS, tpp)
+            made_again = self.redis.exists(keys.of(tpp)[0])
+        if made_again:
+            self._list(tpp)
 
     # -- what spans streams -------------------------------------------------------------------------------------
 
     def streams(self, after: str = "", limit: int = 1000) -> Sequence[Status]:
         """How each stream stands, by name, from behind the name `after`."""
-        with errors():
-            names: list[Any] = list(
-                self.redis.zrange(keys.STREAMS, f"({after}" if after else "-", "+", bylex=True, offset=0, num=limit)
-            )
-        found = []
-        for name in names:
-            try:
-                found.append(self.status(name.decode()))
-            except NoStream:  # listed, but not made yet, or being forgotten
-                continue
+        found: list[Status] = []
+        while len(found) < limit:
+            start, wanted = f"({after}" if after else "-", limit - len(found)
+            with errors():
+                names: list[Any] = list(self.redis.zrange(keys.STREAMS, start, "+", bylex=True, offset=0, num=wanted))
+            for name in names:
+                try:
+                    found.append(self.status(name.decode()))
+                except NoStream:  # listed, but not made yet, or being forgotten
+                    continue
+            if len(names) < wanted:
+                break
+            after = names[-1].decode()
         return found
 
     def ping(self) -> None:
         """Raises Unavailable unless the store can be written to."""
         with errors():
-            self.redis.zrem(keys.STREAMS, "")  # a write that writes nothing
+            self.redis.zadd(keys.STREAMS, {"": 0}, xx=True)  # a write that writes nothing, refused when full
 
-    def describe(self) -> str:
-        """One line on where SETs are kept, and what a crash may take of them. Raises Unavailable."""
+    def facts(self) -> Facts:
+        """What the server says of itself. Raises Unavailable."""
         with errors():
             server = self.redis.info("server")
+            seconds, micros = self.redis.time()
             try:
-                found = self.redis.config_get("appendonly", "appendfsync")
+                found = self.redis.config_get("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
             except redis.ResponseError:  # managed services and careful ACLs forbid CONFIG
                 found = {}
         settings = {_word(name): _word(value) for name, value in found.items() if value is not None}
+        name = "Valkey" if "valkey_version" in server else "Redis"
+        version = _word(server.get("valkey_version", server.get("redis_version")))
+        return Facts(name, version, int(seconds) + int(micros) / 1e6, settings)
+
+    def describe(self) -> str:
+        """One line on where SETs are kept, and what a crash may take of them. Raises Unavailable."""
+        facts = self.facts()
         kept = {
             ("yes", "always"): "durable: each write is on disk before it is answered",
-            ("yes", "everysec"): "durable: a crash of the machine may take the last second or two",
+            ("yes", "everysec"): "durable: a crash may take the last second or two",
             ("yes", "no"): "not durable: the operating system writes when it likes (appendfsync no)",
-        }.get((settings.get("appendonly", ""), settings.get("appendfsync", "")))
+        }.get((facts.settings.get("appendonly", ""), facts.settings.get("appendfsync", "")))
         if kept is None:
-            kept = "NOT DURABLE: no append-only file" if settings else "durability unknown: CONFIG is not allowed"
-        name = "Valkey" if "valkey_version" in server else "Redis"
-        version = server.get("valkey_version", server.get("redis_version"))
-        return f"Store: {self.where}, {name} {version}, {kept}."
+            kept = "NOT DURABLE: no append-only file" if facts.settings else "durability unknown: CONFIG is not allowed"
+        return f"Store: {self.where}, {facts.name} {facts.version}, {kept}."
+
+    def dead_entries(self) -> int:
+        """How many entries of the inbox could not be minted. Raises Unavailable."""
+        with errors():
+            return int(self.redis.xlen(keys.INBOX_DEAD))
 
     def subscribe(self) -> "Subscription":
         """A connection of its own that hears the wake-ups of the streams that it is told to listen to."""
         return Subscription(self.redis)
+
+    def _list(self, tpp: str) -> None:
+        with errors():
+            self.redis.zadd(keys.STREAMS, {tpp: 0})
 
     def _run(self, name: str, tpp: str, *args: str | int | bytes) -> Any:
         names = keys.of(tpp)
@@ -353,7 +396,7 @@ class Subscription:
 
     def heard(self) -> str | None:
         """Wait for the next wake-up and say whose it is; None for what is not one. Raises Unavailable."""
-        with errors():
+        with self._connected():
             if not self._connection.can_read(timeout=HEARTBEAT_SECONDS):
                 self._connection.send_command("PING")  # the answer, or the lack of it, shows a dead connection
             kind, channel, *_ = self._connection.read_response(disable_decoding=True)
@@ -367,9 +410,17 @@ class Subscription:
 
     def _send(self, command: str, tpps: Iterable[str]) -> None:
         channels = [keys.wake(tpp) for tpp in tpps]
-        with errors():
-            for first in range(0, len(channels), 1000):
+        for first in range(0, len(channels), 1000):
+            with self._connected():
                 self._connection.send_command(command, *channels[first : first + 1000])
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Once the connection has gone it is not to be used: the driver would make another, which hears nothing."""
+        if not self._connection.is_connected:
+            raise Unavailable("the connection of the subscription is gone")
+        with errors():
+            yield
 
 
 def _word(value: Any) -> str:
@@ -382,6 +433,18 @@ def _milliseconds(seconds: float) -> int:
 
 def _when(milliseconds: float) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _refused(reply: Exception) -> StoreError:
+    try:
+        with errors():
+            raise reply
+    except StoreError as error:
+        return error
+
+
+def _pushed(reply: list[bytes]) -> Pushed:
+    return Pushed(reply[0].decode(), reply[1].decode() if len(reply) > 1 else None)
 
 
 def _record(jti: str, state: str, record: bytes, lease: bytes, secevent: bytes = b"") -> SetRecord:

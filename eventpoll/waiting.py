@@ -173,6 +173,8 @@ class Waiting:
                     pause = 0.1
             except Unavailable as error:
                 log.warning("The wake-up subscription is down: %s", error)
+            except Exception:  # whatever it is: a listener that ends leaves every poll deaf
+                log.exception("The wake-up subscription broke")
             with self._lock:
                 self._subscription = None
             if subscription is not None:

@@ -170,6 +170,12 @@ for i = 10 + acks, #ARGV, 2 do
 end
 
 -- 3. Fetch: fresh SETs first, oldest first; then those offered again, longest waiting first.
+--    What is past its retention is not offered: it loses its lease here, and sweep takes it out.
+
+local old = redis.call('ZRANGEBYSCORE', inflight_order, '-inf', '(' .. cutoff, 'LIMIT', 0, 2 * CHUNK)
+for first = 1, #old, CHUNK do
+  redis.call('ZREM', leases, unpack(old, first, math.min(first + CHUNK - 1, #old)))
+end
 
 local answer, leased, delivered = {0, 0, 0, 0, 0}, 0, 0   -- the five numbers are filled in below
 
@@ -247,7 +253,7 @@ end
 
 local more
 if redeliver_after == 0 then
-  more = redis.call('ZCARD', leases) > leased
+  more = redis.call('ZCOUNT', inflight_order, cutoff, '+inf') > leased
 else
   more = redis.call('ZCOUNT', leases, '-inf', due) > 0
 end

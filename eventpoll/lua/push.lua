@@ -37,7 +37,11 @@ local function utf8(text)
   return not text:find('[^ ]')
 end
 
-if not jti or #jti == 0 or #jti > 512 or jti:find('[%c%z]') or not utf8(jti) then
+local function characters(text)
+  return select(2, text:gsub('[^\128-\191]', ''))   -- each begins with a byte that continues none
+end
+
+if not jti or #jti == 0 or #jti > 512 or jti:find('[%c%z]') or not utf8(jti) or characters(jti) > 128 then
   return redis.error_reply('BADSET the jti must be 1 to 128 characters, without control characters')
 end
 if not secevent or not secevent:find('^[%w_-]+%.[%w_-]+%.[%w_-]+$') then

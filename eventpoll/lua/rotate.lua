@@ -1,6 +1,7 @@
 -- rotate: give a stream a new secret; the old one works a while longer.
 --
 --   KEYS[1]   stream          hash     settings, secrets, times and counters
+--   KEYS[12]  wake            channel  where held polls listen
 --   ARGV[1]   secret          SHA-256 of the new secret, in hex
 --   ARGV[2]   grace           milliseconds for which the old secret still works; 0: none
 --
@@ -10,7 +11,7 @@
 --
 --   redis-cli --eval rotate.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , 5e88 60000
 
-local stream = KEYS[1]
+local stream, wake = KEYS[1], KEYS[12]
 local secret, grace = ARGV[1], tonumber(ARGV[2])
 
 local old = redis.call('HGET', stream, 'secret')
@@ -20,4 +21,5 @@ end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', stream, 'secret', secret, 'old_secret', old, 'old_secret_until', string.format('%.0f', now_ms + grace))
+redis.call('PUBLISH', wake, 'rotate')   -- polls held with a secret that no longer works are refused
 return {'rotated'}
