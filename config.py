@@ -1,5 +1,6 @@
 """Every setting, read once from the environment; the only reader of it."""
 
+import ipaddress
 import json
 import os
 import re
@@ -11,9 +12,12 @@ from urllib.parse import urlsplit
 
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
+from limits import RateLimitItem, parse
 
 SET_PROFILES = ("rfc8417", "obie", "wso2")
 ON_ERROR = ("park", "redeliver")
+TOKEN_SCOPES = ("accounts", "payments", "fundsconfirmations", "eventpolling")
+TOKEN_ALGORITHMS = ("PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "RS256", "RS384", "RS512")
 SIGNING_ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ("EdDSA",)}
 
 
@@ -55,6 +59,55 @@ def _one_of(*words: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def _words(*allowed: str) -> Callable[[str], tuple[str, ...]]:
+    def read(text: str) -> tuple[str, ...]:
+        words = tuple(text.replace(",", " ").split())
+        if not words or (allowed and not set(words) <= set(allowed)):
+            raise ValueError("must be words with blanks between" + (f", of {', '.join(allowed)}" if allowed else ""))
+        return words
+
+    return read
+
+
+def _header_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
+        raise ValueError("must be the name of a header, of letters, digits and hyphens")
+    return text
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    words = _words()(text)
+    for word in words:
+        try:
+            ipaddress.ip_network(word if word != "unix" else "::1", strict=False)
+        except ValueError:
+            raise ValueError("must be addresses, networks (10.0.0.0/8), or unix") from None
+    return words
+
+
+def _rate(text: str) -> RateLimitItem:
+    if not re.fullmatch(r"[1-9][0-9]{0,6} ?(/|per) ?([1-9][0-9]{0,4} )?(second|minute|hour)s?", text):
+        raise ValueError("must be like 10/second, 600/minute or 5000/hour")
+    return parse(text)
+
+
+def _jwks_source(text: str) -> str:
+    if text.lstrip().startswith("{"):
+        _public_keys(text)
+        return text
+    url = urlsplit(text)
+    local = url.scheme == "http" and url.hostname in ("127.0.0.1", "::1", "localhost")
+    if url.scheme == "https" or local:
+        return text
+    if url.scheme:
+        raise ValueError("must be a JWK Set, the name of a file, or an https URL")
+    try:
+        _public_keys(Path(text).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        raise ValueError("must be a JWK Set, the name of a file that can be read, or an https URL") from None
+    return text
 
 
 def _redis_url(text: str) -> str:
@@ -144,6 +197,20 @@ class Config:
     push_jwks: KeySet | None = setting("EVENTPOLL_PUSH_JWKS", None, _public_keys)
     obie_iss: str | None = setting("EVENTPOLL_OBIE_ISS", None, str)
     obie_tan: str = setting("EVENTPOLL_OBIE_TAN", "openbanking.org.uk", str)
+    token_issuer: str | None = setting("EVENTPOLL_TOKEN_ISSUER", None, str)
+    token_audience: str | None = setting("EVENTPOLL_TOKEN_AUDIENCE", None, str)
+    token_jwks: str | None = setting("EVENTPOLL_TOKEN_JWKS", None, _jwks_source)
+    token_scopes: tuple[str, ...] = setting("EVENTPOLL_TOKEN_SCOPES", TOKEN_SCOPES, _words())
+    token_algorithms: tuple[str, ...] = setting(
+        "EVENTPOLL_TOKEN_ALGORITHMS", ("PS256", "ES256", "EdDSA", "RS256"), _words(*TOKEN_ALGORITHMS)
+    )
+    client_cert_header: str | None = setting("EVENTPOLL_CLIENT_CERT_HEADER", None, _header_name)
+    trusted_proxies: tuple[str, ...] = setting("EVENTPOLL_TRUSTED_PROXIES", ("127.0.0.0/8", "::1", "unix"), _networks)
+    proxy_hops: int = setting("EVENTPOLL_PROXY_HOPS", 0, _whole(0, 10))
+    trusted_hosts: tuple[str, ...] = setting("EVENTPOLL_TRUSTED_HOSTS", (), _words())
+    poll_rate: RateLimitItem | None = setting("EVENTPOLL_POLL_RATE", None, _rate)
+    failed_login_seconds: float = setting("EVENTPOLL_FAILED_LOGIN_SECONDS", 1.0, _decimal(0, 10))
+    log: str = setting("EVENTPOLL_LOG", "none", _one_of("none", "json"))
     data_dir: Path = Path(".data")
     """Where the embedded store keeps its files, when there is no REDIS_URL."""
 
@@ -191,6 +258,13 @@ def _text(name: str, source: Mapping[str, str]) -> str | None:
 
 
 def _contradictions(config: Config) -> Iterator[str]:
+    wanted = {"obie": "PS256", "wso2": "RS256"}.get(config.set_profile)
+    keys = config.signing_keys.keys if config.signing_keys else []
+    if keys and wanted and not any(wanted in signing_algorithms(key) for key in keys):
+        yield f"EVENTPOLL_SET_PROFILE: {config.set_profile} wants an RSA key that may sign with {wanted}"
+    token = (config.token_issuer, config.token_audience, config.token_jwks)
+    if any(token) and not all(token):
+        yield "EVENTPOLL_TOKEN_ISSUER, EVENTPOLL_TOKEN_AUDIENCE and EVENTPOLL_TOKEN_JWKS: set all three or none"
     if (config.bank_username is None) != (config.bank_password is None):
         yield "EVENTPOLL_BANK_USERNAME and EVENTPOLL_BANK_PASSWORD: set both or neither"
     if config.bank_username is not None and ":" in config.bank_username:

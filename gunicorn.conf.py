@@ -72,8 +72,8 @@ class Idle:
 
 def when_ready(server: Any) -> None:
     """Say where SETs are kept. The embedded store is started here, and stays as long as the master does."""
+    from eventpoll.failures import Unavailable
     from eventpoll.service import Service
-    from eventpoll.store import Unavailable
 
     store = Service.build(settings).transmitter.store
     try:

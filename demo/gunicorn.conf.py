@@ -69,9 +69,9 @@ def when_ready(server: Any) -> None:
     """Fill the demo stream if nothing waits on it, and say what to try."""
     _module.when_ready(server)
     from eventpoll import auth
+    from eventpoll.failures import Unavailable
     from eventpoll.secevent import BadSecevent, Event
     from eventpoll.service import Service
-    from eventpoll.store import Unavailable
 
     transmitter = Service.build(_module.settings).transmitter
     try:

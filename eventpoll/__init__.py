@@ -2,11 +2,12 @@
 
 The layers, each importing only from those below:
 
-  wire     polling, bank, health, cli, inbox: who asks for something; check: what would hurt in production;
+  wire     polling, bank, health, cli, shell, worker, inbox, check: who asks for something;
            answers, refusals, profiles, events, schemas, views, errors: how it is read and answered;
            auth, tokens, jwks, certificate, rates: who asks, and how often; requestlog; service: all put together
   service  transmitter: the rules; waiting: held polls; secevent: a SET; jsontext: JSON, read strictly
-  store    store: one method for each Lua command; intake: the inbox; keys, connection, embedded
+  store    store: one method for each Lua command; records, failures: what comes out of it; subscription: wake-ups;
+           intake: the inbox; keys, connection, embedded
 """
 
 from typing import TYPE_CHECKING

@@ -10,8 +10,8 @@ from werkzeug.exceptions import HTTPException
 
 from eventpoll import profiles
 from eventpoll.errors import BY_STATUS, Refused
+from eventpoll.failures import Unavailable
 from eventpoll.service import Service
-from eventpoll.store import Unavailable
 
 log = logging.getLogger(__name__)
 

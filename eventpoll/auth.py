@@ -1,28 +1,38 @@
-"""Who is asking: HTTP Basic (RFC 7617), for TPPs and for the bank."""
+"""Who is asking: HTTP Basic (RFC 7617) for TPPs and for the bank, bearer tokens (RFC 6750) where they are set up."""
 
 import base64
 import binascii
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from authlib.oauth2 import OAuth2Error
+from authlib.oauth2.rfc6750 import InsufficientScopeError
 from flask import Request
 
 from eventpoll.errors import Refused
+from eventpoll.jwks import NoKeys
+from eventpoll.rates import Slowing
 from eventpoll.schemas import TPP
+from eventpoll.tokens import BANK_SCOPE, Protector, Token
 
-CHALLENGE = {"WWW-Authenticate": 'Basic realm="eventpoll", charset="UTF-8"'}
+BASIC = 'Basic realm="eventpoll", charset="UTF-8"'
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the bank, or the TPP `name` who showed a secret with the hash `proof`, which the store is to check
-    in the same step in which it does what is asked."""
+    """Who asks.
+
+    `bank` and `polls` say what the caller may do: the bank's calls, and polling the stream of `name`. A TPP that
+    showed a secret has its hash in `proof`: the store checks it in the same step in which it does what is asked.
+    """
 
     name: str
-    proof: str
+    proof: str = ""
     bank: bool = False
+    polls: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,65 @@ class Bank:
         return hmac.compare_digest(password.encode(), self.password.encode()) and same_name
 
 
+@dataclass(frozen=True)
+class Door:
+    """Where callers say who they are."""
+
+    bank: Bank
+    tokens: Protector | None = None
+    poll_scopes: Sequence[str] = ()
+    slowing: Slowing = field(default_factory=Slowing)
+
+    def caller(self, request: Request) -> Caller:
+        """Who the request says is asking. Raises Refused: 401, 403 for a token without a scope of ours."""
+        header = request.headers.get("Authorization", "")
+        scheme, _, rest = header.partition(" ")
+        if scheme.lower() == "bearer" and self.tokens is not None:
+            return self._bearer(request, self.tokens)
+        credentials = _basic(rest) if scheme.lower() == "basic" else None
+        if credentials is None:
+            wanted = (
+                "a bearer token" if self.tokens is not None else "HTTP Basic with the name of the TPP and its secret"
+            )
+            raise Refused("unauthenticated", f"credentials are wanted: {wanted}", headers=self._challenge())
+        username, colon, password = credentials.partition(":")
+        if self.bank.is_it(username, password):
+            return Caller(username, bank=True)
+        name, colon, secret = credentials.rpartition(":")  # no secret of ours holds a colon, but a name may
+        if not colon or not TPP.fullmatch(name):
+            raise self.denied(request, username)
+        return Caller(name, hash_of(secret), polls=True)
+
+    def denied(self, request: Request, name: str) -> Refused:
+        """The refusal of wrong credentials (RFC 9110 section 15.5.2), which comes slowly when they come often."""
+        self.slowing.failed(request.remote_addr or "", name)
+        return Refused("unauthenticated", "the credentials are not right", headers=self._challenge())
+
+    def _bearer(self, request: Request, tokens: Protector) -> Caller:
+        try:
+            scopes = [*self.poll_scopes, BANK_SCOPE]
+            token: Token = tokens.validate_request(scopes, request)  # type: ignore[no-untyped-call]
+        except NoKeys:
+            raise Refused(
+                "unavailable", "tokens cannot be checked at the moment: try again", headers={"Retry-After": "5"}
+            ) from None
+        except InsufficientScopeError:
+            wanted = " ".join(self.poll_scopes)
+            challenge = self._challenge(f'error="insufficient_scope", scope="{wanted}"')
+            raise Refused("forbidden", f"the token has none of the scopes {wanted}", headers=challenge) from None
+        except OAuth2Error:
+            challenge = self._challenge('error="invalid_token"')
+            raise Refused("unauthenticated", "the token is not valid here, or no longer", headers=challenge) from None
+        return Caller(
+            token.client, bank=BANK_SCOPE in token.scopes, polls=not token.scopes.isdisjoint(self.poll_scopes)
+        )
+
+    def _challenge(self, bearer: str = "") -> dict[str, str]:
+        if self.tokens is None:
+            return {"WWW-Authenticate": BASIC}
+        return {"WWW-Authenticate": ", ".join(filter(None, ['Bearer realm="eventpoll"', bearer, BASIC]))}
+
+
 def new_secret() -> str:
     """A secret for a TPP: 256 random bits, so that one SHA-256 of it is safe to keep."""
     return secrets.token_urlsafe(32)
@@ -50,30 +119,9 @@ def hash_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def caller(request: Request, bank: Bank) -> Caller:
-    """Who the request says is asking. Raises Refused (401) where it says nothing that could be true."""
-    credentials = _basic(request.headers.get("Authorization", ""))
-    if credentials is None:
-        raise denied("credentials are wanted: HTTP Basic with the name of the TPP and its secret")
-    username, password = credentials
-    if bank.is_it(username, password):
-        return Caller(username, "", bank=True)
-    if not TPP.fullmatch(username):
-        raise denied()
-    return Caller(username, hash_of(password))
-
-
-def denied(description: str = "the credentials are not right") -> Refused:
-    """The refusal of who cannot be told (RFC 9110 section 15.5.2)."""
-    return Refused("unauthenticated", description, headers=dict(CHALLENGE))
-
-
-def _basic(header: str) -> tuple[str, str] | None:
-    scheme, _, encoded = header.partition(" ")
-    if scheme.lower() != "basic":
-        return None
+def _basic(encoded: str) -> str | None:
     try:
-        username, colon, password = base64.b64decode(encoded.strip(), validate=True).decode("utf-8").partition(":")
+        credentials = base64.b64decode(encoded.strip(), validate=True).decode("utf-8")
     except (binascii.Error, ValueError):
         return None
-    return (username, password) if colon else None
+    return credentials if ":" in credentials else None

@@ -15,12 +15,12 @@ from eventpoll import auth, profiles, views
 from eventpoll.answers import refuse
 from eventpoll.errors import Refused
 from eventpoll.events import line_of, load, push_lines, read_event
+from eventpoll.failures import NoStream
 from eventpoll.profiles import BODY_BYTES, WSO2_BASES, Wso2, wso2_field, wso2_object
 from eventpoll.refusals import REFUSALS, refusal
 from eventpoll.schemas import SecretSchema, StreamSchema, check_tpp
 from eventpoll.secevent import Event
 from eventpoll.service import Service
-from eventpoll.store import Denied, NoStream
 from eventpoll.transmitter import Transmitter
 
 STREAM, SECRET = StreamSchema(), SecretSchema()
@@ -37,13 +37,10 @@ def blueprint(service: Service) -> Blueprint:
 
     @bp.before_request
     def _only_the_bank() -> None:
-        caller = auth.caller(request, service.bank)
+        caller = service.door.caller(request)
         if caller.bank:
             return
-        try:
-            service.transmitter.prove(caller.name, caller.proof)
-        except (NoStream, Denied):
-            raise auth.denied() from None
+        service.prove(caller, request)
         raise Refused("forbidden", "this is the bank's to do, and these are a TPP's credentials")
 
     bp.record_once(lambda state: state.app.url_map.converters.update(eventpoll_jti=Jti))

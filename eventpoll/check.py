@@ -1,11 +1,12 @@
 """What would hurt in production: the settings, the store, the keys."""
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from eventpoll.failures import NoStream, Unavailable
 from eventpoll.service import Service
-from eventpoll.store import Unavailable
 
 OLDEST_REDIS = (6, 2)
 SKEW_SECONDS = 2.0
@@ -23,14 +24,17 @@ class Finding:
 
 def findings(service: Service, appendfsync: str) -> Iterator[Finding]:
     """All that is worth a word; `appendfsync` is the least that the store must do."""
-    transmitter = service.transmitter
     yield from _settings(service)
     try:
-        facts = transmitter.store.facts()
+        yield from _store(service, appendfsync)
     except Unavailable as error:
         yield Finding("error", f"the store is not available: {error}")
-        return
-    version = tuple(int(part) for part in facts.version.split(".")[:2])
+
+
+def _store(service: Service, appendfsync: str) -> Iterator[Finding]:
+    store = service.transmitter.store
+    facts = store.facts()
+    version = tuple(int(part) for part in re.findall(r"\d+", facts.version)[:2])
     if version < OLDEST_REDIS:
         yield Finding("error", f"Redis {facts.version} is too old: 6.2 or later is wanted")
     else:
@@ -44,9 +48,16 @@ def findings(service: Service, appendfsync: str) -> Iterator[Finding]:
         yield Finding(
             "warning", f"the store's clock is {skew:+.1f} s from this machine's: iat and pushed_at will differ"
         )
-    if any(status.tpp == DEMO_TPP for status in transmitter.streams("demo-tpo", 1)):
+    try:
+        store.ping()
+    except Unavailable as error:
+        yield Finding("error", f"the store takes no writes: {error}")
+    try:
+        store.status(DEMO_TPP)
         yield Finding("warning", f"there is a stream {DEMO_TPP}: remove it (DELETE /streams/{DEMO_TPP}?force=true)")
-    if dead := transmitter.store.dead_entries():
+    except NoStream:
+        pass
+    if dead := store.dead_entries():
         yield Finding("warning", f"{dead} bad entries in eventpoll:inbox:dead: look at their reason, then remove them")
 
 
@@ -60,22 +71,21 @@ def _settings(service: Service) -> Iterator[Finding]:
             yield Finding("error", "EVENTPOLL_ISSUER is not set: nothing can be minted")
     if minter.issuer is not None and not minter.issuer.startswith("https://"):
         yield Finding("warning", f"EVENTPOLL_ISSUER {minter.issuer!r} is no https URL: receivers may refuse the SETs")
-    if service.bank.username is None:
+    if service.door.bank.username is None:
         yield Finding("warning", "EVENTPOLL_BANK_USERNAME is not set: the bank cannot call over HTTP")
-    elif len(service.bank.password or "") < 16:
+    elif len(service.door.bank.password or "") < 16:
         yield Finding("warning", "EVENTPOLL_BANK_PASSWORD is short: 16 characters or more are wanted")
 
 
 def _store_settings(settings: dict[str, str], appendfsync: str) -> Iterator[Finding]:
-    if settings["appendonly"] != "yes":
+    if settings.get("appendonly") != "yes":
         yield Finding("error", "appendonly is not yes: a crash of the store loses SETs")
     elif STRENGTH[settings["appendfsync"]] < STRENGTH[appendfsync]:
         yield Finding("error", f"appendfsync is {settings['appendfsync']}, weaker than {appendfsync}")
     else:
         yield Finding("ok", f"append-only file, appendfsync {settings['appendfsync']}")
-    if settings["maxmemory-policy"] != "noeviction" and settings["maxmemory"] != "0":
-        yield Finding("error", f"maxmemory-policy is {settings['maxmemory-policy']}: a full store drops SETs")
-    elif settings["maxmemory-policy"] != "noeviction":
-        yield Finding(
-            "warning", f"maxmemory-policy is {settings['maxmemory-policy']}: set noeviction before any maxmemory"
-        )
+    policy = settings.get("maxmemory-policy", "noeviction")
+    if policy != "noeviction" and settings.get("maxmemory") != "0":
+        yield Finding("error", f"maxmemory-policy is {policy}: a full store drops SETs")
+    elif policy != "noeviction":
+        yield Finding("warning", f"maxmemory-policy is {policy}: set noeviction before any maxmemory")

@@ -1,64 +1,26 @@
 """flask eventpoll …: the bank's operator at a shell."""
 
-import json
-import logging
-import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import wraps
+from contextlib import nullcontext
 from typing import Any, BinaryIO
 
 import click
-from flask import Blueprint, current_app
-from flask.cli import with_appcontext
+from flask import Blueprint
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, Key, KeyParameters, KeySet, OKPKey, RSAKey
 
 from eventpoll import auth, check, views
 from eventpoll.bank import STATES
-from eventpoll.errors import Refused
 from eventpoll.events import push_lines, read_line
-from eventpoll.inbox import Inbox
-from eventpoll.intake import Intake
+from eventpoll.failures import StoreError, Unavailable
 from eventpoll.jsontext import Malformed, read_object
-from eventpoll.schemas import check_tpp
-from eventpoll.secevent import BadSecevent
+from eventpoll.records import SetRecord
 from eventpoll.service import Service
-from eventpoll.store import SetRecord, Status, StoreError, Unavailable
-from eventpoll.transmitter import Conflict
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
-SWEEP_SECONDS = 60.0
-PAUSE_SECONDS = 2.0
-
-
-class Name(click.ParamType[str]):
-    """The name of a TPP."""
-
-    name = "tpp"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            return check_tpp(str(value))
-        except Refused as error:
-            self.fail(error.description, param, ctx)
-
-
-TPP = Name()
-
-
-def with_service(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the service of the application."""
-
-    @with_appcontext
-    @wraps(command)
-    def call(*args: Any, **options: Any) -> None:
-        command(current_app.extensions["eventpoll"], *args, **options)
-
-    return call
+from eventpoll.shell import TPP, as_json, cell, show, show_json, table, told, with_service
+from eventpoll.worker import worker
 
 
 def init(bp: Blueprint) -> None:
@@ -66,46 +28,6 @@ def init(bp: Blueprint) -> None:
     bp.cli.help = "Streams of Security Event Tokens: make them, fill them, see what became of each SET."
     for command in (add_tpp, push, streams, peek, errors, requeue, purge, worker, keygen, check_):
         bp.cli.add_command(command)
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Errors as one line, and exit code 1."""
-    try:
-        yield
-    except Unavailable as error:
-        raise click.ClickException(_cell(f"the store is not available: {error}")) from None
-    except (Refused, BadSecevent, Conflict, StoreError) as error:
-        raise click.ClickException(_cell(error)) from None
-
-
-def show(value: Any, as_json: bool, lines: Callable[[], Sequence[str]]) -> None:
-    """Print a value as JSON, or as lines that a person reads."""
-    if as_json:
-        _json(value)
-    else:
-        for line in lines():
-            click.echo(line)
-
-
-def _json(value: Any) -> None:
-    """One line of JSON in ASCII: no terminal acts on what a TPP wrote, and no encoding lacks a character."""
-    click.echo(json.dumps(value))
-
-
-def table(rows: Sequence[dict[str, Any]], columns: Sequence[str], empty: str) -> list[str]:
-    """Rows under their column names, each column as wide as it needs."""
-    if not rows:
-        return [empty]
-    cells = [[column.replace("_", " ") for column in columns]]
-    cells += [[_cell(row.get(column)) for column in columns] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-
-
-def _cell(value: Any) -> str:
-    text = "-" if value is None else str(value)
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 @click.command("add-tpp")
@@ -142,7 +64,7 @@ def push(service: Service, tpp: str, file: BinaryIO, batch: bool, as_json: bool)
         jti, new = pushed(tpp, item)  # type: ignore[arg-type]
     status = "queued" if new else "repeated"
     text = f"{jti}: {status}" + ("" if new else ", it was there already")
-    show({"jti": jti, "status": status}, as_json, lambda: [_cell(text)])
+    show({"jti": jti, "status": status}, as_json, lambda: [cell(text)])
 
 
 def _push_batch(service: Service, tpp: str, file: BinaryIO, as_json: bool) -> None:
@@ -163,9 +85,9 @@ def _push_batch(service: Service, tpp: str, file: BinaryIO, as_json: bool) -> No
                 number = numbers.popleft()
                 counts["pushed" if "jti" in result else "refused"] += 1
                 if as_json:
-                    _json({"line": number, **result})
+                    show_json({"line": number, **result})
                 elif "jti" not in result:
-                    click.echo(_cell(f"line {number}: {result['status']} {result['description']}"), err=True)
+                    click.echo(cell(f"line {number}: {result['status']} {result['description']}"), err=True)
     seconds = time.monotonic() - begun
     if not as_json:
         click.echo(f"{tpp}: {counts['pushed']} pushed, {counts['refused']} refused, in {seconds:.1f} s")
@@ -190,7 +112,10 @@ def streams(service: Service, as_json: bool) -> None:
     """Tell how each stream stands."""
     transmitter = service.transmitter
     with told():
-        rows = [views.stream(status, transmitter.store, transmitter.set_profile) for status in _all(service)]
+        rows = [
+            views.stream(status, transmitter.store, transmitter.set_profile)
+            for status in service.transmitter.all_streams()
+        ]
     columns = ("tpp", "pending", "in_flight", "parked", "oldest", "last_poll", "last_push")
     shown = []
     for row in rows:
@@ -198,13 +123,6 @@ def streams(service: Service, as_json: bool) -> None:
         shown.append({**row, "oldest": f"{max(ages):.0f} s" if ages else None})
     empty = "There are no streams. Make one: flask eventpoll add-tpp TPP"
     show({"streams": rows}, as_json, lambda: table(shown, columns, empty))
-
-
-def _all(service: Service) -> Iterator[Status]:
-    after = ""
-    while found := service.transmitter.streams(after):
-        yield from found
-        after = found[-1].tpp
 
 
 @click.command()
@@ -231,9 +149,9 @@ def peek(service: Service, tpp: str, jti: str | None, state: str | None, limit: 
 
 def _history(record: SetRecord) -> list[str]:
     whole = views.whole_secevent(record)
-    lines = [_cell(f"{record.jti} is {record.state.replace('_', ' ')}, delivered {record.deliveries} times.")]
+    lines = [cell(f"{record.jti} is {record.state.replace('_', ' ')}, delivered {record.deliveries} times.")]
     if record.error:
-        lines.append(_cell(f"Error: {record.error.get('err')}: {record.error.get('description', '-')}"))
+        lines.append(cell(f"Error: {record.error.get('err')}: {record.error.get('description', '-')}"))
     lines += ["", *table(whole["history"], ("at", "what", "by"), "")]
     return lines + (["", record.secevent] if record.secevent else [])
 
@@ -272,10 +190,8 @@ def purge(service: Service, tpp: str | None, jtis: Sequence[str], every: bool, a
     if tpp is not None:
         _each_parked(service, tpp, jtis, every, service.transmitter.store.discard, "discarded", as_json)
         return
-    expired = 0
     with told():
-        while some := _sweep(service):  # a sweep goes in bounded steps
-            expired += some
+        expired = service.transmitter.sweep_all()
     show({"expired": expired}, as_json, lambda: [f"{expired} SETs expired."])
 
 
@@ -301,59 +217,12 @@ def _each_parked(
                 raise
             except StoreError as error:
                 results.append({"jti": jti, "status": "refused", "description": str(error)})
-    lines = [": ".join(_cell(text) for text in result.values()) for result in results] or [
+    lines = [": ".join(cell(text) for text in result.values()) for result in results] or [
         f"Nothing is parked for {tpp}."
     ]
     show({"sets": results}, as_json, lambda: lines)
     if any(result["status"] == "refused" for result in results):
         sys.exit(1)
-
-
-def _sweep(service: Service) -> int:
-    return sum(service.transmitter.sweep(status.tpp) for status in _all(service))
-
-
-@click.command()
-@click.option("--once", is_flag=True, help="Until the inbox is empty, then stop.")
-@with_service
-def worker(service: Service, once: bool) -> None:
-    """Mint what is in the inbox, and take out expired SETs, until stopped (SIGTERM).
-
-    Any number of workers may run. Without signing keys the inbox is left alone.
-    """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    stopping: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signum, _: stopping.append(signum))
-    minter = service.transmitter.minter
-    minting = minter.keys is not None and minter.issuer is not None
-    if not minting:
-        click.echo(
-            "Minting is off: EVENTPOLL_SIGNING_KEYS or EVENTPOLL_ISSUER is not set. The inbox is left alone.", err=True
-        )
-    intake = Intake(service.transmitter.store)
-    inbox = Inbox(service.transmitter, intake)
-    joined, swept = False, 0.0
-    while not stopping:
-        try:
-            if minting and not joined:
-                intake.join()
-                joined = True
-            if time.monotonic() - swept >= SWEEP_SECONDS or not swept:
-                _sweep(service)
-                swept = time.monotonic()
-            worked = inbox.step(0 if once else inbox.wait_ms) if minting else 0
-        except Unavailable as error:
-            if once:
-                raise click.ClickException(f"the store is not available: {error}") from None
-            click.echo(f"The store is not available: {error}. Trying again.", err=True)
-            joined = False  # it may come back empty
-            time.sleep(PAUSE_SECONDS)
-            continue
-        if once and not worked:
-            return
-        if not minting:
-            time.sleep(PAUSE_SECONDS)
 
 
 @click.command()
@@ -380,7 +249,7 @@ def keygen(alg: str, before: BinaryIO | None, as_json: bool) -> None:
             raise click.ClickException("the file holds no JWK Set") from None
         if not private:
             raise click.ClickException("the file holds a key without its private half: it could not sign")
-    _json({"keys": [key.as_dict(private=True), *older]})
+    show_json({"keys": [key.as_dict(private=True), *older]})
 
 
 @click.command("check")

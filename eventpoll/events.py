@@ -7,11 +7,11 @@ from typing import Any
 from marshmallow import Schema, ValidationError
 
 from eventpoll.errors import Refused, invalid
+from eventpoll.failures import NoStream, Unavailable
 from eventpoll.jsontext import Malformed, member_texts, read_object
 from eventpoll.refusals import REFUSALS, refusal
 from eventpoll.schemas import EventSchema
 from eventpoll.secevent import Event
-from eventpoll.store import NoStream, Unavailable
 from eventpoll.transmitter import Transmitter
 
 EVENT = EventSchema()

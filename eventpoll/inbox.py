@@ -9,11 +9,11 @@ import re
 
 from eventpoll.errors import Refused
 from eventpoll.events import read_event
+from eventpoll.failures import Full, NoStream
 from eventpoll.intake import Entry, Intake
 from eventpoll.jsontext import Malformed, read_json
 from eventpoll.schemas import check_tpp
 from eventpoll.secevent import BadSecevent, Event
-from eventpoll.store import Full, NoStream
 from eventpoll.transmitter import Conflict, Transmitter
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from typing import Any
 import redis
 
 from eventpoll import keys
-from eventpoll.store import Store, errors
+from eventpoll.failures import errors
+from eventpoll.store import Store
 
 DEAD_KEPT = 10_000
 IDLE_CONSUMER_MS = 3_600_000

@@ -4,13 +4,13 @@ from typing import cast
 
 from flask import Blueprint, Response, current_app, request
 
-from eventpoll import auth, profiles
+from eventpoll import profiles
 from eventpoll.auth import Caller
 from eventpoll.errors import Refused
+from eventpoll.failures import Denied, NoStream
 from eventpoll.profiles import Profile, Wso2
 from eventpoll.schemas import TPP
 from eventpoll.service import Service
-from eventpoll.store import Denied, NoStream
 from eventpoll.transmitter import Poll, TooManyJtis
 from eventpoll.waiting import TooManyHeld
 
@@ -35,15 +35,19 @@ def blueprint(service: Service) -> Blueprint:
 def poll(profile: Profile) -> Response:
     """Poll, acknowledge, report errors: RFC 8936 section 2.4."""
     service = cast(Service, current_app.extensions["eventpoll"])
-    caller = auth.caller(request, service.bank)
+    caller = service.door.caller(request)
     try:
         profiles.want_json_answer(request)
         members = profile.read(request)
         tpp = _tpp(profile, caller)  # before the members are judged, as WSO2 does
         asked = profile.poll(members)
     except Refused:
-        _prove(service, caller)  # who is not let in is told nothing else
+        service.prove(caller, request)  # who is not let in is told nothing else
         raise
+    headers: dict[str, str] = {}
+    if service.rate is not None:
+        service.prove(caller, request)  # nobody else uses up what a TPP may ask
+        headers = service.rate.count(tpp)
     try:
         answer = service.transmitter.poll(
             tpp,
@@ -51,23 +55,24 @@ def poll(profile: Profile) -> Response:
             profile=profile.letter,
             hold=profile.holds(asked),
             proof=caller.proof,
+            unknown_is_empty=not caller.proof and not caller.bank,
             client=request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket"),
         )
     except (NoStream, Denied):
-        raise _unknown(profile, caller, tpp) from None
+        raise _unknown(service, profile, caller, tpp) from None
     except TooManyJtis as error:
-        _prove(service, caller)
+        service.prove(caller, request)
         raise Refused("field_invalid", str(error), "ack") from None
     except TooManyHeld as error:
         raise _too_many(error, asked) from None
     text, status = profile.write(answer, asked)
-    return Response(text, status, content_type=profile.content_type)
+    return Response(text, status, headers, content_type=profile.content_type)
 
 
 def _tpp(profile: Profile, caller: Caller) -> str:
     """Whose stream is polled. Raises Refused."""
     if not isinstance(profile, Wso2):
-        if caller.bank:
+        if not caller.polls:
             raise Refused("forbidden", "the bank polls for nobody here: a TPP's credentials are wanted")
         return caller.name
     named = profile.client(request)
@@ -82,17 +87,9 @@ def _tpp(profile: Profile, caller: Caller) -> str:
     return caller.name
 
 
-def _prove(service: Service, caller: Caller) -> None:
+def _unknown(service: Service, profile: Profile, caller: Caller, tpp: str) -> Refused:
     if not caller.bank:
-        try:
-            service.transmitter.prove(caller.name, caller.proof)
-        except (NoStream, Denied):
-            raise auth.denied() from None
-
-
-def _unknown(profile: Profile, caller: Caller, tpp: str) -> Refused:
-    if not caller.bank:
-        return auth.denied()
+        return service.door.denied(request, caller.name)
     # WSO2's own words, its two dots and its last blank included.
     words = f"A client was not found for the client id : '{tpp}' in the database.. "
     return Refused("client_unknown", words, cast(Wso2, profile).client_header)

@@ -15,8 +15,8 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from eventpoll.errors import Refused, invalid
 from eventpoll.jsontext import Malformed, read_json, read_object
+from eventpoll.records import Answer
 from eventpoll.schemas import ObiePollSchema, PollSchema, Wso2PollSchema
-from eventpoll.store import Answer
 from eventpoll.transmitter import Poll
 
 BODY_BYTES = 1_048_576

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from eventpoll.errors import Refused
+from eventpoll.failures import Full, NoSet, NoStream, NotParked, Outstanding, Unavailable
 from eventpoll.secevent import BadSecevent
-from eventpoll.store import Full, NoSet, NoStream, NotParked, Outstanding, Unavailable
 from eventpoll.transmitter import Conflict
 
 RETRY_AFTER = "2"

@@ -16,7 +16,7 @@ from joserfc.jwk import Key, KeySet
 from joserfc.jws import JWSRegistry
 from joserfc.registry import HeaderParameter
 
-from eventpoll.jsontext import Malformed, read_json
+from eventpoll.jsontext import Malformed, read_json, read_object
 
 OB = "http://openbanking.org.uk/"
 RESOURCE_UPDATE = "urn:uk:org:openbanking:events:resource-update"
@@ -192,15 +192,29 @@ def read(secevent: str) -> dict[str, Any]:
 
 
 def verify(secevent: str, keys: KeySet) -> None:
-    """Check the signature of a SET. Raises BadSecevent: invalid_key or authentication_failed."""
+    """Check the signature of a SET: with the key that its `kid` names, or with any, as WSO2's SETs name none.
+
+    Raises BadSecevent: invalid_key, authentication_failed.
+    """
+    kid = _header(secevent).get("kid")
+    fitting = [key for key in keys.keys if kid is None or key.kid == kid]
+    if not fitting:
+        raise BadSecevent("the SET names no key of the bank's", "invalid_key")
+    for key in fitting:
+        try:
+            jws.deserialize_compact(secevent, key, registry=REGISTRY)
+            return
+        except (JoseError, ValueError, TypeError):
+            continue
+    raise BadSecevent("the signature of the SET does not fit the bank's keys", "authentication_failed")
+
+
+def _header(secevent: str) -> dict[str, Any]:
+    part = secevent.partition(".")[0]
     try:
-        jws.deserialize_compact(secevent, keys, registry=REGISTRY)
-    except JoseError as error:
-        unknown = type(error).__name__ in ("InvalidKeyIdError", "MissingKeyError")
-        err = "invalid_key" if unknown else "authentication_failed"
-        raise BadSecevent("the signature of the SET does not fit the bank's keys", err) from None
-    except ValueError:
-        raise BadSecevent("the SET names no key of the bank's", "invalid_key") from None
+        return read_object(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (binascii.Error, Malformed):
+        raise BadSecevent("the header of the SET is not a JSON object", "authentication_failed") from None
 
 
 def check_jti(jti: object) -> None:

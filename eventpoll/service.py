@@ -3,10 +3,18 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eventpoll.auth import Bank
+from flask import Request
+
+from eventpoll import certificate
+from eventpoll.auth import Bank, Caller, Door
+from eventpoll.failures import Denied, NoStream
+from eventpoll.jwks import IssuerKeys
 from eventpoll.profiles import Profile, all_profiles
+from eventpoll.rates import Rate, Slowing
+from eventpoll.records import Rules
 from eventpoll.secevent import Minter
-from eventpoll.store import Rules, Store
+from eventpoll.store import Store
+from eventpoll.tokens import Protector, Validator
 from eventpoll.transmitter import Limits, Transmitter
 from eventpoll.waiting import Waiting
 
@@ -19,8 +27,17 @@ class Service:
     """What the wire needs to answer a request."""
 
     transmitter: Transmitter
-    bank: Bank
+    door: Door
     profiles: list[Profile]
+    rate: Rate | None = None
+
+    def prove(self, caller: Caller, request: Request) -> None:
+        """Raises Refused (401) unless the secret that the caller showed is right."""
+        if caller.proof:
+            try:
+                self.transmitter.prove(caller.name, caller.proof)
+            except (NoStream, Denied):
+                raise self.door.denied(request, caller.name) from None
 
     @classmethod
     def build(cls, config: "Config") -> "Service":
@@ -41,6 +58,20 @@ class Service:
             config.set_profile,
             config.push_jwks,
         )
-        return cls(
-            transmitter, Bank(config.bank_username, config.bank_password), all_profiles(config.wso2_empty_status)
-        )
+        rate = Rate.of(config.poll_rate, store) if config.poll_rate else None
+        return cls(transmitter, _door(config), all_profiles(config.wso2_empty_status), rate)
+
+
+def _door(config: "Config") -> Door:
+    bank = Bank(config.bank_username, config.bank_password)
+    slowing = Slowing(config.failed_login_seconds)
+    if config.token_issuer is None or config.token_audience is None or config.token_jwks is None:
+        return Door(bank, slowing=slowing)
+
+    def shown(request: Request) -> str | None:
+        return certificate.thumbprint(request, config.client_cert_header, config.trusted_proxies)
+
+    validator = Validator(
+        config.token_issuer, config.token_audience, IssuerKeys(config.token_jwks), config.token_algorithms, shown
+    )
+    return Door(bank, Protector(validator), config.token_scopes, slowing)

@@ -7,174 +7,20 @@ Unavailable; what a command itself refuses is raised as the class that its named
 import importlib.resources
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis
 from redis.exceptions import NoScriptError
 
-from eventpoll import keys
-from eventpoll.connection import connect, options
+from eventpoll import keys, records
+from eventpoll.connection import connect
+from eventpoll.failures import NoStream, StoreError, errors, refused
+from eventpoll.records import Answer, Facts, Pushed, Rules, SetRecord, Status
+from eventpoll.subscription import Subscription
 
 COMMANDS = ("push", "poll", "configure", "rotate", "status", "peek", "find", "requeue", "discard", "sweep", "forget")
-
-
-class StoreError(Exception):
-    """What went wrong in the store."""
-
-
-class Unavailable(StoreError):
-    """The store is away, loading, read-only, full or cannot persist. Nothing can be said of what was asked."""
-
-
-class Named(StoreError):
-    """A refusal by a Lua command, with the word that it answered."""
-
-
-class NoStream(Named):
-    """NOSTREAM: no stream of this TPP."""
-
-
-class Denied(Named):
-    """DENIED: the secret is not the one of this stream."""
-
-
-class BadSet(Named):
-    """BADSET: not a SET, or not a jti."""
-
-
-class Full(Named):
-    """FULL: the stream holds as many SETs as it may."""
-
-
-class NoSet(Named):
-    """NOSET: no such SET on this stream, or forgotten."""
-
-
-class NotParked(Named):
-    """NOTPARKED: the SET is pending or in flight."""
-
-
-class Outstanding(Named):
-    """OUTSTANDING: SETs are outstanding on this stream."""
-
-
-NAMED = {
-    "NOSTREAM": NoStream,
-    "DENIED": Denied,
-    "BADSET": BadSet,
-    "FULL": Full,
-    "NOSET": NoSet,
-    "NOTPARKED": NotParked,
-    "OUTSTANDING": Outstanding,
-}
-
-HEARTBEAT_SECONDS = 15.0
-"""After so long without a word on the subscription, we ask whether the store is still there."""
-
-HAPPENINGS = {
-    "d": "delivered",
-    "e": "reported",
-    "u": "undelivered",
-    "q": "requeued",
-    "a": "acknowledged",
-    "x": "discarded",
-    "t": "expired",
-}
-BY = {"r": "rfc8936", "o": "obie", "w": "wso2", "b": "bank", "s": "service"}
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How the service treats a SET, where its stream says nothing else. Times in seconds."""
-
-    redeliver_after: float = 0.0
-    max_deliveries: int = 0
-    on_error: str = "park"
-    retention: float = 30 * 86400.0
-    dedupe: float = 86400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a poll handed out: (jti, SET) in the order of delivery, and what it did."""
-
-    sets: list[tuple[bytes, bytes]]
-    more: bool
-    wait: float | None  # seconds until the next lease runs out
-    stale: bool  # whether sweep has something to do
-    acked: int
-    reported: int
-
-
-@dataclass(frozen=True)
-class Happening:
-    """One thing that happened to a SET."""
-
-    at: datetime
-    what: str
-    by: str
-
-
-@dataclass(frozen=True)
-class SetRecord:
-    """Where a SET is in its life: pending, in_flight, parked, settled or expired."""
-
-    jti: str
-    state: str
-    deliveries: int
-    history: list[Happening]
-    leased_until: datetime | None = None
-    error: Mapping[str, str] = field(default_factory=dict)
-    secevent: str | None = None
-
-
-@dataclass(frozen=True)
-class Status:
-    """How a stream stands."""
-
-    tpp: str
-    pending: int
-    in_flight: int
-    parked: int
-    oldest: dict[str, float | None]  # seconds since the oldest SET of each state was pushed
-    fields: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the server says of itself: `clock` in seconds, `settings` empty where CONFIG is not allowed."""
-
-    name: str
-    version: str
-    clock: float
-    settings: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """What became of a push: `queued`, `repeated`, or `kept` with the SET that has the jti already."""
-
-    outcome: str
-    kept: str | None = None
-
-
-@contextmanager
-def errors() -> Iterator[None]:
-    """Turn what the driver raises into what this module promises."""
-    try:
-        yield
-    except redis.ResponseError as error:
-        name, _, text = str(error).partition(" ")
-        if name in NAMED:
-            raise NAMED[name](text) from None
-        raise Unavailable(str(error)) from error
-    except (redis.RedisError, OSError) as error:
-        raise Unavailable(str(error)) from error
 
 
 class Store:
@@ -201,18 +47,18 @@ class Store:
 
     def push(self, tpp: str, jti: str, secevent: str) -> Pushed:
         """Queue a SET, once per jti. Raises NoStream, BadSet, Full."""
-        return _pushed(self._run("push", tpp, jti, secevent, _milliseconds(self.rules.dedupe)))
+        return records.pushed(self._run("push", tpp, jti, secevent, *self._push_rules()))
 
     def push_many(self, tpp: str, sets: Sequence[tuple[str, str]]) -> "list[Pushed | StoreError]":
         """Queue many SETs, (jti, SET) each, in one round trip; each has an outcome of its own. Raises Unavailable."""
-        script, names, dedupe = self._scripts["push"], keys.of(tpp), _milliseconds(self.rules.dedupe)
+        script, names, rules = self._scripts["push"], keys.of(tpp), self._push_rules()
         with errors():
             self.redis.script_load(script.script)
             pipeline = self.redis.pipeline(transaction=False)
             for jti, secevent in sets:
-                pipeline.evalsha(script.sha, len(names), *names, jti, secevent, dedupe)
+                pipeline.evalsha(script.sha, len(names), *names, jti, secevent, *rules)
             replies = pipeline.execute(raise_on_error=False)
-        return [_refused(reply) if isinstance(reply, Exception) else _pushed(reply) for reply in replies]
+        return [refused(reply) if isinstance(reply, Exception) else records.pushed(reply) for reply in replies]
 
     def poll(
         self,
@@ -267,17 +113,17 @@ class Store:
 
     def status(self, tpp: str) -> Status:
         """How a stream stands. Raises NoStream."""
-        return _status(tpp, self._run("status", tpp))
+        return records.status(tpp, self._run("status", tpp))
 
     def peek(self, tpp: str, state: str, limit: int, after: str = "") -> list[SetRecord]:
         """The SETs in one state, oldest first, from behind the jti `after`. Raises NoStream, NoSet."""
         reply = self._run("peek", tpp, state, limit, after)
-        return [_record(reply[i].decode(), state, *reply[i + 1 : i + 3]) for i in range(0, len(reply), 3)]
+        return [records.set_record(reply[i].decode(), state, *reply[i + 1 : i + 3]) for i in range(0, len(reply), 3)]
 
     def find(self, tpp: str, jti: str) -> SetRecord:
         """All about one SET. Raises NoStream, NoSet."""
         state, record, lease, secevent = self._run("find", tpp, jti, _milliseconds(self.rules.dedupe))
-        return _record(jti, state.decode(), record, lease, secevent)
+        return records.set_record(jti, state.decode(), record, lease, secevent)
 
     def requeue(self, tpp: str, jti: str) -> None:
         """Put a parked SET back. Raises NoStream, NoSet, NotParked."""
@@ -357,13 +203,16 @@ class Store:
         with errors():
             return int(self.redis.xlen(keys.INBOX_DEAD))
 
-    def subscribe(self) -> "Subscription":
+    def subscribe(self) -> Subscription:
         """A connection of its own that hears the wake-ups of the streams that it is told to listen to."""
         return Subscription(self.redis)
 
     def _list(self, tpp: str) -> None:
         with errors():
             self.redis.zadd(keys.STREAMS, {tpp: 0})
+
+    def _push_rules(self) -> tuple[int, int]:
+        return _milliseconds(self.rules.dedupe), _milliseconds(self.rules.retention)
 
     def _run(self, name: str, tpp: str, *args: str | int | bytes) -> Any:
         names = keys.of(tpp)
@@ -376,101 +225,9 @@ class Store:
                 return self.redis.evalsha(script.sha, len(names), *names, *args)
 
 
-class Subscription:
-    """One connection on which Redis says which streams have something new. `listen` and `leave` are safe to
-    call while another thread waits in `heard`."""
-
-    def __init__(self, client: redis.Redis) -> None:
-        pool = client.connection_pool
-        self._connection = pool.connection_class(**{**pool.connection_kwargs, **options()})
-        with errors():
-            self._connection.connect()
-
-    def listen(self, tpps: Iterable[str]) -> None:
-        """Hear of these streams from now on; that it is so is itself heard, once for each."""
-        self._send("SUBSCRIBE", tpps)
-
-    def leave(self, tpp: str) -> None:
-        """No longer hear of this stream."""
-        self._send("UNSUBSCRIBE", [tpp])
-
-    def heard(self) -> str | None:
-        """Wait for the next wake-up and say whose it is; None for what is not one. Raises Unavailable."""
-        with self._connected():
-            if not self._connection.can_read(timeout=HEARTBEAT_SECONDS):
-                self._connection.send_command("PING")  # the answer, or the lack of it, shows a dead connection
-            kind, channel, *_ = self._connection.read_response(disable_decoding=True)
-        if kind not in (b"subscribe", b"message"):
-            return None
-        return str(channel.split(b"{", 1)[1].split(b"}", 1)[0].decode())
-
-    def close(self) -> None:
-        """Let go of the connection; a waiting `heard` raises."""
-        self._connection.disconnect()
-
-    def _send(self, command: str, tpps: Iterable[str]) -> None:
-        channels = [keys.wake(tpp) for tpp in tpps]
-        for first in range(0, len(channels), 1000):
-            with self._connected():
-                self._connection.send_command(command, *channels[first : first + 1000])
-
-    @contextmanager
-    def _connected(self) -> Iterator[None]:
-        """Once the connection has gone it is not to be used: the driver would make another, which hears nothing."""
-        if not self._connection.is_connected:
-            raise Unavailable("the connection of the subscription is gone")
-        with errors():
-            yield
-
-
 def _word(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _when(milliseconds: float) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
-def _refused(reply: Exception) -> StoreError:
-    try:
-        with errors():
-            raise reply
-    except StoreError as error:
-        return error
-
-
-def _pushed(reply: list[bytes]) -> Pushed:
-    return Pushed(reply[0].decode(), reply[1].decode() if len(reply) > 1 else None)
-
-
-def _record(jti: str, state: str, record: bytes, lease: bytes, secevent: bytes = b"") -> SetRecord:
-    head, _, error = record.decode().partition("\n")
-    order, deliveries, trail = head.split(" ", 2)
-    history = [Happening(_when(int(order) // 1000), "pushed", "bank")]
-    for happening in filter(None, trail.split(",")):
-        history.append(Happening(_when(int(happening[:-2])), HAPPENINGS[happening[-2]], BY[happening[-1]]))
-    if state == "settled" and history[-1].what == "expired":
-        state = "expired"
-    return SetRecord(
-        jti,
-        state,
-        int(deliveries),
-        history,
-        _when(int(lease) / 1000) if lease else None,
-        json.loads(error) if error else {},
-        secevent.decode() or None,
-    )
-
-
-def _status(tpp: str, reply: list[Any]) -> Status:
-    now, pending, in_flight, parked, *rest = reply
-    oldest = {
-        state: max(0.0, (int(now) * 1000 - int(order)) / 1e6) if order else None
-        for state, order in zip(("pending", "in_flight", "parked"), rest[:3], strict=True)
-    }
-    fields = {rest[i].decode(): rest[i + 1].decode() for i in range(3, len(rest), 2)}
-    return Status(tpp, pending, in_flight, parked, oldest, fields)

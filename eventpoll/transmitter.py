@@ -3,14 +3,16 @@
 import logging
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from joserfc.jwk import KeySet
 
 from eventpoll import secevent
+from eventpoll.failures import Full, NoSet, NoStream, StoreError
+from eventpoll.records import Answer, Pushed, SetRecord, Status
 from eventpoll.secevent import Event, Minter
-from eventpoll.store import Answer, NoStream, Pushed, SetRecord, Status, Store, StoreError
+from eventpoll.store import Store
 from eventpoll.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,10 @@ class Limits:
     max_events: int = 1000
     max_acks: int = 10_000
     hold: float = 25.0
+
+
+NOTHING = Answer([], more=False, wait=None, stale=False, acked=0, reported=0)
+"""What there is for a TPP without a stream."""
 
 
 class TooManyJtis(Exception):
@@ -73,29 +79,40 @@ class Transmitter:
         profile: str,
         hold: bool = False,
         proof: str = "",
+        unknown_is_empty: bool = False,
         client: socket.socket | None = None,
     ) -> Answer:
         """Settle what the poll acknowledges and reports; hand out the next SETs; wait for some where `hold` says so.
 
         `profile` is the letter for the history, `proof` the SHA-256 of the secret shown, `client` the connection,
         so that nothing is handed to one that hung up. The acks hold whatever comes after: TooManyHeld too.
+        Where `unknown_is_empty`, a TPP without a stream has an empty one.
         Raises TooManyJtis (nothing has happened then), NoStream, Denied, TooManyHeld, Unavailable.
         """
         if len(poll.ack) + len(poll.set_errs) > self.limits.max_acks:
             raise TooManyJtis(f"more than {self.limits.max_acks} jtis in one request")
         wanted = self.limits.default_events if poll.max_events is None else poll.max_events
         max_events = min(wanted, self.limits.max_events)
-        answer = self.store.poll(
-            tpp, proof=proof, max_events=max_events, ack=poll.ack, set_errs=poll.set_errs, profile=profile
-        )
+
+        def look(ack: Sequence[str] = (), set_errs: Mapping[str, Mapping[str, str]] = {}) -> Answer:
+            try:
+                return self.store.poll(
+                    tpp, proof=proof, max_events=max_events, ack=ack, set_errs=set_errs, profile=profile
+                )
+            except NoStream:
+                if not unknown_is_empty:
+                    raise
+                return NOTHING
+
+        answer = look(poll.ack, poll.set_errs)
         if answer.stale:
             self.sweep(tpp)
         if not hold or _ready(answer, max_events) or self.limits.hold == 0 or self.waiting.closing:
             return answer
-        return self._hold(tpp, max_events, answer, profile, proof, client)
+        return self._hold(tpp, max_events, answer, look, client)
 
     def _hold(
-        self, tpp: str, max_events: int, answer: Answer, profile: str, proof: str, client: socket.socket | None
+        self, tpp: str, max_events: int, answer: Answer, look: Callable[[], Answer], client: socket.socket | None
     ) -> Answer:
         deadline = time.monotonic() + self.limits.hold
         settled = answer
@@ -107,7 +124,7 @@ class Transmitter:
                 hold.wait(left if answer.wait is None else min(left, answer.wait + 0.001))
                 if hold.gone:
                     break
-                answer = self.store.poll(tpp, proof=proof, max_events=max_events, profile=profile)
+                answer = look()
         return replace(answer, acked=settled.acked, reported=settled.reported)
 
     def prove(self, tpp: str, proof: str) -> None:
@@ -135,21 +152,24 @@ class Transmitter:
         An exception among the items is its own outcome. Raises NoStream, Unavailable where that is so for all."""
         fields = self.store.status(tpp).fields
         results: list[tuple[str, bool] | Exception] = []
-        ready: list[tuple[int, str, str]] = []
+        ready: list[tuple[int, Event | str, str, str]] = []
         for place, item in enumerate(items):
             try:
                 if isinstance(item, Exception):
                     raise item
-                ready.append((place, *self._secevent(tpp, item, fields)))
+                ready.append((place, item, *self._secevent(tpp, item, fields)))
                 results.append(("", False))
             except Exception as error:
                 results.append(error)
-        pushes = self.store.push_many(tpp, [(jti, text) for _, jti, text in ready])
-        for (place, jti, _), pushed in zip(ready, pushes, strict=True):
-            item = items[place]
-            assert not isinstance(item, Exception)
+        pushes = self.store.push_many(tpp, [(jti, text) for _, _, jti, text in ready])
+        if any(isinstance(pushed, Full) or (isinstance(pushed, Pushed) and pushed.stale) for pushed in pushes):
+            self.sweep(tpp)
+        for (place, item, jti, text), pushed in zip(ready, pushes, strict=True):
             try:
-                results[place] = self._outcome(jti, item, pushed)
+                # There may be room now: what had expired took it.
+                results[place] = self._outcome(
+                    jti, item, self.store.push(tpp, jti, text) if isinstance(pushed, Full) else pushed
+                )
             except (Conflict, StoreError) as error:
                 results[place] = error
         return results
@@ -157,7 +177,15 @@ class Transmitter:
     def _push(self, tpp: str, item: Event | str) -> tuple[str, bool]:
         fields = self.store.status(tpp).fields if isinstance(item, Event) else {}
         jti, text = self._secevent(tpp, item, fields)
-        return self._outcome(jti, item, self.store.push(tpp, jti, text))
+        try:
+            pushed = self.store.push(tpp, jti, text)
+        except Full:
+            if not self.sweep(tpp):
+                raise
+            pushed = self.store.push(tpp, jti, text)
+        if pushed.stale:
+            self.sweep(tpp)
+        return self._outcome(jti, item, pushed)
 
     def _secevent(self, tpp: str, item: Event | str, fields: Mapping[str, str]) -> tuple[str, str]:
         """The jti and the SET to queue: minted as the stream's fields say, or read as signed."""
@@ -193,6 +221,13 @@ class Transmitter:
         """How each stream stands, by name. Raises Unavailable."""
         return self.store.streams(after, limit)
 
+    def all_streams(self) -> Iterator[Status]:
+        """How each stream stands, by name, page by page. Raises Unavailable."""
+        after = ""
+        while found := self.streams(after):
+            yield from found
+            after = found[-1].tpp
+
     def peek(self, tpp: str, state: str, limit: int, after: str = "") -> list[SetRecord]:
         """The SETs in one state, oldest first. Raises NoStream, NoSet, Unavailable."""
         self.sweep(tpp)
@@ -200,9 +235,18 @@ class Transmitter:
 
     def parked(self, tpp: str) -> Iterator[SetRecord]:
         """Every parked SET, oldest first, page by page. Raises NoStream, Unavailable."""
+        seen: set[str] = set()
         after = ""
-        while found := self.peek(tpp, "parked", 500, after):
-            yield from found
+        while True:
+            try:
+                found = self.peek(tpp, "parked", 500, after)
+            except NoSet:  # settled while we looked: begin again, and leave out what was told
+                after = ""
+                continue
+            yield from (record for record in found if record.jti not in seen)
+            seen.update(record.jti for record in found)
+            if len(found) < 500:
+                return
             after = found[-1].jti
 
     def sweep(self, tpp: str) -> int:
@@ -222,6 +266,14 @@ class Transmitter:
         except StoreError as error:
             log.warning("Sweeping the stream of %s failed: %s", tpp, error)
         return expired
+
+    def sweep_all(self) -> int:
+        """Sweep every stream to its end; tells how many SETs expired. Raises Unavailable."""
+        total = 0
+        for status in self.all_streams():
+            while expired := self.sweep(status.tpp):
+                total += expired
+        return total
 
 
 def _ready(answer: Answer, max_events: int) -> bool:

@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from eventpoll.store import SetRecord, Status, Store
+from eventpoll.records import SetRecord, Status
+from eventpoll.store import Store
 
 COUNTERS = ("pushed", "delivered", "acked", "reported", "discarded", "expired")
 

@@ -17,7 +17,8 @@ from typing import Any
 import gevent
 from gevent import monkey
 
-from eventpoll.store import Subscription, Unavailable
+from eventpoll.failures import Unavailable
+from eventpoll.subscription import Subscription
 
 log = logging.getLogger(__name__)
 

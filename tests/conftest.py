@@ -24,7 +24,8 @@ from joserfc.jwk import RSAKey
 from app import create_app
 from config import Config
 from eventpoll.embedded import binary
-from eventpoll.store import Rules, Store
+from eventpoll.records import Rules
+from eventpoll.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 BANK = ("bank", "bank-password")
@@ -133,6 +134,7 @@ def environ(signing_keys: str) -> dict[str, str]:
         "EVENTPOLL_ISSUER": ISSUER,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": "1",
+        "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",
     }
 
 
@@ -295,6 +297,7 @@ def shared_server(
         "EVENTPOLL_ISSUER": ISSUER,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": "2",
+        "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",
     }
     server = start_server(environ, tmp_path_factory.mktemp("shared"), workers=2)
     yield server

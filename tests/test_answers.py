@@ -9,7 +9,8 @@ from werkzeug.wrappers import Response
 
 from eventpoll.answers import DESCRIPTIONS
 from eventpoll.errors import Refused
-from eventpoll.store import Store, Unavailable
+from eventpoll.failures import Unavailable
+from eventpoll.store import Store
 from tests.conftest import basic
 
 RFC, OBIE, WSO2 = "/events", "/open-banking/v3.1/events", "/api/fs/event-notifications/events"

@@ -12,7 +12,8 @@ from click.testing import Result
 from app import create_app
 from config import Config
 from eventpoll import check
-from eventpoll.store import Facts, Rules, Store
+from eventpoll.records import Facts, Rules
+from eventpoll.store import Store
 from tests.conftest import RedisServer, free_port
 
 LONG = "a password that is long enough"

@@ -19,8 +19,10 @@ from flask import Flask
 
 from app import create_app
 from config import Config
+from eventpoll.failures import Unavailable
+from eventpoll.records import Rules
 from eventpoll.secevent import Minter
-from eventpoll.store import Rules, Store, Unavailable
+from eventpoll.store import Store
 from tests.conftest import ROOT, RedisServer, Server, free_port, set_of, wait_for
 
 EVENT = '{"events": {"urn:test:event": {"n": 1}}}'

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from eventpoll.store import NoStream, Rules, Store
+from eventpoll.failures import NoStream
+from eventpoll.records import Rules
+from eventpoll.store import Store
 from tests.conftest import BANK, RedisServer, Server, basic, set_of
 
 

@@ -8,7 +8,9 @@ import redis
 
 from eventpoll.connection import MAX_CONNECTIONS, connect, options
 from eventpoll.embedded import NoServer
-from eventpoll.store import Rules, Store, Unavailable
+from eventpoll.failures import Unavailable
+from eventpoll.records import Rules
+from eventpoll.store import Store
 from tests.conftest import RedisServer, free_port
 
 

@@ -13,7 +13,8 @@ import redis
 
 from eventpoll import embedded
 from eventpoll.embedded import Embedded, NoServer, binary
-from eventpoll.store import Rules, Store
+from eventpoll.records import Rules
+from eventpoll.store import Store
 from tests.conftest import ROOT, set_of, wait_for
 
 USER = """

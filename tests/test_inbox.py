@@ -21,8 +21,9 @@ from config import Config
 from eventpoll import inbox as inbox_module
 from eventpoll.inbox import Inbox
 from eventpoll.intake import Intake, _entries
+from eventpoll.records import Rules
 from eventpoll.service import Service
-from eventpoll.store import Rules, Store
+from eventpoll.store import Store
 from tests.conftest import ISSUER, ROOT, RedisServer, set_of, wait_for
 
 INBOX, DEAD = "eventpoll:inbox", "eventpoll:inbox:dead"

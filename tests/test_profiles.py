@@ -26,7 +26,7 @@ from eventpoll.profiles import (
     wso2_field,
     wso2_object,
 )
-from eventpoll.store import Answer
+from eventpoll.records import Answer
 from eventpoll.transmitter import Poll
 
 OBIE_3, OBIE_4 = Obie("obie_v3", "/open-banking/v3.1/events", 3), Obie("obie_v4", "/open-banking/v4.0/events", 4)

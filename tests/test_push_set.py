@@ -13,7 +13,8 @@ from urllib.parse import quote
 import pytest
 
 from eventpoll.embedded import Embedded
-from eventpoll.store import Rules, Store
+from eventpoll.records import Rules
+from eventpoll.store import Store
 from tests.conftest import ROOT, RedisServer, set_of, wait_for
 
 PROGRAM = ROOT / "bank" / "push-set"

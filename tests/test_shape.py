@@ -8,7 +8,7 @@ import pytest
 
 import eventpoll
 from config import Config
-from eventpoll import keys, store
+from eventpoll import failures, keys, store
 from eventpoll.errors import CODES
 from tests.conftest import ROOT
 
@@ -154,7 +154,7 @@ def test_a_lua_header_tells_the_named_errors_that_its_code_raises(path: Path) ->
     header, code = parts(path)
     raised = set(re.findall(r"error_reply\('([A-Z]+) ", code))
     assert set(re.findall(r"^-- (?:Errors|      ) +([A-Z]{3,})  ", header, re.M)) == raised
-    assert raised <= set(store.NAMED)
+    assert raised <= set(failures.NAMED)
 
 
 @pytest.mark.parametrize("path", LUA, ids=lambda path: path.stem)
@@ -190,7 +190,7 @@ def test_every_lua_command_stands_in_the_layout_with_its_errors(path: Path) -> N
     assert {word for word in raised if f"`{word}`" not in row} == set()
 
 
-@pytest.mark.parametrize("word", sorted(store.NAMED))
+@pytest.mark.parametrize("word", sorted(failures.NAMED))
 def test_every_named_error_stands_in_the_layout(word: str) -> None:
     """A row for each, with what it means."""
     assert re.search(rf"^\| `{word}` \| .+ \|", document("redis-layout.md"), re.M)

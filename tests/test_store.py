@@ -11,19 +11,9 @@ import fakeredis
 import pytest
 
 from eventpoll import keys
-from eventpoll.store import (
-    Answer,
-    BadSet,
-    Denied,
-    Full,
-    NoSet,
-    NoStream,
-    NotParked,
-    Outstanding,
-    Rules,
-    Store,
-    Unavailable,
-)
+from eventpoll.failures import BadSet, Denied, Full, NoSet, NoStream, NotParked, Outstanding, Unavailable
+from eventpoll.records import Answer, Rules
+from eventpoll.store import Store
 from tests.conftest import RedisServer, set_of, wait_for
 
 TPP = "tpp-1"

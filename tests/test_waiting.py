@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from eventpoll import keys
-from eventpoll.store import Rules, Store, Subscription, Unavailable
+from eventpoll.failures import Unavailable
+from eventpoll.records import Rules
+from eventpoll.store import Store
+from eventpoll.subscription import Subscription
 from eventpoll.transmitter import Limits, Poll, Transmitter
 from eventpoll.waiting import Hold, TooManyHeld, Waiting
 from tests.conftest import RedisServer, set_of, wait_for
@@ -206,7 +209,7 @@ def test_a_quiet_subscription_asks_whether_the_store_is_there(
     store: Store, monkeypatch: pytest.MonkeyPatch, listening: bool
 ) -> None:
     """A connection that died without a word is found out."""
-    monkeypatch.setattr("eventpoll.store.HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr("eventpoll.subscription.HEARTBEAT_SECONDS", 0.05)
     subscription = store.subscribe()
     if listening:
         subscription.listen(["w-quiet"])
@@ -217,7 +220,7 @@ def test_a_quiet_subscription_asks_whether_the_store_is_there(
 
 def test_a_subscription_to_a_dead_server_is_found_out(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The heartbeat has a time limit: the listener begins anew."""
-    monkeypatch.setattr("eventpoll.store.HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr("eventpoll.subscription.HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr("eventpoll.connection.TIMEOUT_SECONDS", 0.2)
     store = Store.open(own_redis.url, Path(), Rules())
     subscription = store.subscribe()

@@ -3,16 +3,19 @@
 --   KEYS[1]   stream          hash     settings, secrets, times and counters
 --   KEYS[2]   pending         zset     jti -> order: microseconds when pushed, never twice the same
 --   KEYS[3]   sets            hash     jti -> the SET, as signed
+--   KEYS[5]   inflight_order  zset     jti -> order, of the SETs in flight
+--   KEYS[8]   parked_order    zset     jti -> order, of the parked SETs
 --   KEYS[10]  settled         hash     jti -> how it ended, in this dedupe window
 --   KEYS[11]  settled_before  hash     the same, of the window before
 --   KEYS[12]  wake            channel  where held polls listen
 --   ARGV[1]   jti             1 to 128 characters, no control characters
 --   ARGV[2]   secevent        the SET: three base64url parts
 --   ARGV[3]   dedupe          milliseconds for which an ended jti is remembered; absent: as long as it is kept
---   ARGV[4]   max_pending     the most SETs outstanding, unless the stream has its own; absent or 0: no limit
+--   ARGV[4]   retention       milliseconds that a SET may be outstanding; absent: nothing is said of older ones
 --
--- Returns {'queued'} when the SET is new, {'repeated'} when that very SET is there or its jti
---         ended within the dedupe window, {'kept', SET} when other bytes have the jti: they stay.
+-- Returns {'queued'} when the SET is new, {'queued', 'stale'} when there are older ones for sweep to take out,
+--         {'repeated'} when that very SET is there or its jti ended within the dedupe window, {'kept', SET} when
+--         other bytes have the jti: they stay.
 -- Errors  NOSTREAM  no stream of this TPP
 --         BADSET    not a SET, or not a jti
 --         FULL      the stream holds as many SETs as it may
@@ -21,9 +24,10 @@
 --   redis-cli --eval push.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , jti-1 eyJ0.eyJ9.c2ln
 
 local stream, pending, sets = KEYS[1], KEYS[2], KEYS[3]
+local inflight_order, parked_order = KEYS[5], KEYS[8]
 local settled, settled_before, wake = KEYS[10], KEYS[11], KEYS[12]
 local jti, secevent = ARGV[1], ARGV[2]
-local dedupe, max_pending = tonumber(ARGV[3]), tonumber(ARGV[4]) or 0
+local dedupe, retention = tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local function utf8(text)
   -- Whether text is well-formed UTF-8: each pattern eats one class of characters.
@@ -65,7 +69,7 @@ if ended and not (dedupe and now / 1000 - tonumber(ended:match('^%d+')) >= dedup
   return {'repeated'}
 end
 
-max_pending = tonumber(known[4]) or max_pending
+local max_pending = tonumber(known[4]) or 0
 if max_pending > 0 and redis.call('HLEN', sets) >= max_pending then
   return redis.error_reply('FULL the stream holds as many SETs as it may')
 end
@@ -78,4 +82,12 @@ if ended then redis.call('HDEL', settled, jti); redis.call('HDEL', settled_befor
 redis.call('HSET', stream, 'last_order', order, 'pushed', (tonumber(known[3]) or 0) + 1,
   'pushed_at', string.format('%.0f', math.floor(now / 1000)))
 redis.call('PUBLISH', wake, 'push')
+
+if retention then
+  local cutoff = now - retention * 1000
+  for _, order in ipairs({pending, inflight_order, parked_order}) do
+    local oldest = redis.call('ZRANGE', order, 0, 0, 'WITHSCORES')
+    if #oldest > 0 and tonumber(oldest[2]) < cutoff then return {'queued', 'stale'} end
+  end
+end
 return {'queued'}

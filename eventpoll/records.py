@@ -1,0 +1,136 @@
+"""What goes into the store and comes out of it, as plain values."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+HAPPENINGS = {
+    "d": "delivered",
+    "e": "reported",
+    "u": "undelivered",
+    "q": "requeued",
+    "a": "acknowledged",
+    "x": "discarded",
+    "t": "expired",
+}
+BY = {"r": "rfc8936", "o": "obie", "w": "wso2", "b": "bank", "s": "service"}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the service treats a SET, where its stream says nothing else. Times in seconds."""
+
+    redeliver_after: float = 0.0
+    max_deliveries: int = 0
+    on_error: str = "park"
+    retention: float = 30 * 86400.0
+    dedupe: float = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a poll handed out: (jti, SET) in the order of delivery, and what it did."""
+
+    sets: list[tuple[bytes, bytes]]
+    more: bool
+    wait: float | None  # seconds until the next lease runs out
+    stale: bool  # whether sweep has something to do
+    acked: int
+    reported: int
+
+
+@dataclass(frozen=True)
+class Happening:
+    """One thing that happened to a SET."""
+
+    at: datetime
+    what: str
+    by: str
+
+
+@dataclass(frozen=True)
+class SetRecord:
+    """Where a SET is in its life: pending, in_flight, parked, settled or expired."""
+
+    jti: str
+    state: str
+    deliveries: int
+    history: list[Happening]
+    leased_until: datetime | None = None
+    error: Mapping[str, str] = field(default_factory=dict)
+    secevent: str | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a stream stands."""
+
+    tpp: str
+    pending: int
+    in_flight: int
+    parked: int
+    oldest: dict[str, float | None]  # seconds since the oldest SET of each state was pushed
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the server says of itself: `clock` in seconds, `settings` empty where CONFIG is not allowed."""
+
+    name: str
+    version: str
+    clock: float
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What became of a push: `queued`, `repeated`, or `kept` with the SET that has the jti already; and whether
+    sweep has something to do."""
+
+    outcome: str
+    kept: str | None = None
+    stale: bool = False
+
+
+def _when(milliseconds: float) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def pushed(reply: list[bytes]) -> Pushed:
+    """Read a reply of push.lua."""
+    outcome, *more = [part.decode() for part in reply]
+    return Pushed(outcome, more[0] if outcome == "kept" else None, stale=more == ["stale"])
+
+
+def set_record(jti: str, state: str, record: bytes, lease: bytes, secevent: bytes = b"") -> SetRecord:
+    """Read a record as poll.lua writes it."""
+    head, _, error = record.decode().partition("\n")
+    order, deliveries, trail = head.split(" ", 2)
+    history = [Happening(_when(int(order) // 1000), "pushed", "bank")]
+    for happening in filter(None, trail.split(",")):
+        history.append(Happening(_when(int(happening[:-2])), HAPPENINGS[happening[-2]], BY[happening[-1]]))
+    if state == "settled" and history[-1].what == "expired":
+        state = "expired"
+    return SetRecord(
+        jti,
+        state,
+        int(deliveries),
+        history,
+        _when(int(lease) / 1000) if lease else None,
+        json.loads(error) if error else {},
+        secevent.decode() or None,
+    )
+
+
+def status(tpp: str, reply: list[Any]) -> Status:
+    """Read a reply of status.lua."""
+    now, pending, in_flight, parked, *rest = reply
+    oldest = {
+        state: max(0.0, (int(now) * 1000 - int(order)) / 1e6) if order else None
+        for state, order in zip(("pending", "in_flight", "parked"), rest[:3], strict=True)
+    }
+    fields = {rest[i].decode(): rest[i + 1].decode() for i in range(3, len(rest), 2)}
+    return Status(tpp, pending, in_flight, parked, oldest, fields)

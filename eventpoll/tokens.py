@@ -1,0 +1,141 @@
+"""OAuth 2 bearer tokens: JWTs of the client-credentials grant (RFC 6750, RFC 9068), bound to a certificate where
+they say so (RFC 8705)."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from authlib.oauth2.rfc6749 import ResourceProtector
+from authlib.oauth2.rfc6750 import BearerTokenValidator, InsufficientScopeError, InvalidTokenError
+from flask import Request
+from joserfc import jwt
+from joserfc.errors import JoseError
+
+from eventpoll.jwks import IssuerKeys
+from eventpoll.schemas import TPP
+
+BANK_SCOPE = "eventpoll:bank"
+LEEWAY_SECONDS = 30
+CACHED = 10_000
+LONGEST = 8_192
+TYPES = ("at+jwt", "application/at+jwt", "jwt")
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that is good: whose it is, what it may do, until when (seconds), and the certificate it is bound to."""
+
+    client: str
+    scopes: frozenset[str]
+    expires: float
+    thumbprint: str | None
+
+
+class Validator(BearerTokenValidator):
+    """Checks tokens; a signature once in a token's life."""
+
+    def __init__(
+        self,
+        issuer: str,
+        audience: str,
+        keys: IssuerKeys,
+        algorithms: Sequence[str],
+        thumbprint: Callable[[Request], str | None],
+    ) -> None:
+        super().__init__(realm="eventpoll")
+        self._claims = jwt.JWTClaimsRegistry(
+            leeway=LEEWAY_SECONDS,
+            iss={"essential": True, "value": issuer},
+            aud={"essential": True, "value": audience},
+            exp={"essential": True},
+        )
+        self._keys = keys
+        self._algorithms = list(algorithms)
+        self._thumbprint = thumbprint
+        self._cache: OrderedDict[bytes, Token] = OrderedDict()
+
+    def authenticate_token(self, token_string: str) -> Token | None:
+        """The token, if its signature and its claims are right; else None. Raises jwks.NoKeys."""
+        if len(token_string) > LONGEST:
+            return None
+        digest = hashlib.sha256(token_string.encode("utf-8", "replace")).digest()
+        token = self._cache.get(digest)
+        if token is None:
+            token = self._read(token_string)
+            if token is not None:
+                self._cache[digest] = token
+                while len(self._cache) > CACHED:
+                    self._cache.popitem(last=False)
+        elif token.expires + LEEWAY_SECONDS < time.time():
+            self._cache.pop(digest, None)
+            return None
+        return token
+
+    def validate_token(self, token: Token | None, scopes: Sequence[str], request: Request) -> None:
+        """Raises InvalidTokenError, or InsufficientScopeError where the token has none of `scopes`."""
+        if token is None:
+            raise InvalidTokenError()
+        if token.thumbprint is not None:
+            shown = self._thumbprint(request)
+            if shown is None or not hmac.compare_digest(shown.encode(), token.thumbprint.encode()):
+                raise InvalidTokenError()
+        if token.scopes.isdisjoint(scopes):
+            raise InsufficientScopeError()
+
+    def _read(self, text: str) -> Token | None:
+        header = _header(text)
+        if header is None or str(header.get("typ", "")).lower() not in TYPES:
+            return None
+        kid = header.get("kid")
+        if kid is not None and not isinstance(kid, str):
+            return None
+        for key in self._keys.candidates(kid):
+            try:
+                claims = jwt.decode(text, key, algorithms=self._algorithms).claims
+                self._claims.validate(claims)
+            except (JoseError, ValueError, TypeError, AttributeError):
+                continue
+            return _token(claims)
+        return None
+
+
+def _header(text: str) -> dict[str, Any] | None:
+    part = text.split(".", 1)[0]
+    try:
+        header = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return None
+    return header if isinstance(header, dict) else None
+
+
+def _token(claims: dict[str, Any]) -> Token | None:
+    """client_id names the TPP (RFC 9068); azp and sub are what issuers of before put there."""
+    client = claims.get("client_id") or claims.get("azp") or claims.get("sub")
+    if not isinstance(client, str) or not TPP.fullmatch(client):
+        return None
+    scope = claims.get("scope", "")
+    scopes = scope.split() if isinstance(scope, str) else scope
+    if not isinstance(scopes, list) or not all(isinstance(each, str) for each in scopes):
+        return None
+    bound = claims.get("cnf", {})
+    if not isinstance(bound, dict):
+        return None
+    thumbprint = bound.get("x5t#S256")
+    if bound and not isinstance(thumbprint, str):  # bound to something that we cannot check
+        return None
+    return Token(client, frozenset(scopes), float(claims["exp"]), thumbprint)
+
+
+class Protector(ResourceProtector):
+    """Authlib's protector; its errors are told by auth.py, in our shapes."""
+
+    def __init__(self, validator: Validator) -> None:
+        super().__init__()
+        self.register_token_validator(validator)
