@@ -1,15 +1,24 @@
 """The application, assembled."""
 
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 import eventpoll
 from config import Config
-from eventpoll import answers
+from eventpoll import answers, requestlog
 
 
 def create_app(config: Config | None = None) -> Flask:
     """eventpoll as an application of its own. Raises config.ConfigError."""
+    config = config or Config.from_environ()
     app = Flask(__name__, static_folder=None)
-    eventpoll.init_app(app, config or Config.from_environ())
+    if config.trusted_hosts:
+        app.config["TRUSTED_HOSTS"] = list(config.trusted_hosts)
+    if config.proxy_hops:
+        hops = config.proxy_hops
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+    eventpoll.init_app(app, config)
     answers.init_app(app)
+    if config.log == "json":
+        requestlog.init(app)
     return app

@@ -20,6 +20,9 @@ except ConfigError as error:
     sys.exit(str(error))
 
 
+STALLED_SECONDS = 30.0
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
     """Lets go in good order: on SIGTERM held polls get their answer and idle connections are closed."""
 
@@ -30,6 +33,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def timeout_ctx(self) -> Any:
         """The wait for a next request on a connection; no longer than a moment once the worker is to end."""
         return Idle(self.idle, self.cfg.keepalive if self.alive else 0.01)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        """A client that sends or takes nothing for so long is let go; it holds a connection meanwhile, no worker."""
+        sock.settimeout(STALLED_SECONDS)
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        finally:
+            sock.settimeout(None)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)

@@ -83,7 +83,7 @@ def when_ready(server: Any) -> None:
             for number, events in enumerate(demo_events(), before + 1):
                 jti = f"demo-{number}"
                 claims = {"sub": json.dumps(CONSENT), "txn": json.dumps(jti), "toe": "1516239022"}
-                transmitter.push_event(TPP, Event(json.dumps(events), claims, jti))
+                transmitter.push(TPP, Event(json.dumps(events), claims, jti))
             status = transmitter.status(TPP)
         fresh, again = transmitter.peek(TPP, "pending", 1), transmitter.peek(TPP, "in_flight", 1)
         first = (fresh or again)[0].jti

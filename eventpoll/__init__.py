@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask
 
-from eventpoll import answers, bank, cli, health, polling
+from eventpoll import answers, bank, cli, health, polling, requestlog
 from eventpoll.service import Service
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def init_app(app: Flask, config: "Config | None" = None) -> None:
     app.extensions["eventpoll"] = service
     root = Blueprint("eventpoll", __name__, cli_group="eventpoll")
     answers.init(root)
+    if config.log == "json":
+        requestlog.init(root)
     cli.init(root)
     for part in (polling, bank, health):
         root.register_blueprint(part.blueprint(service))

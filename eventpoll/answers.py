@@ -49,6 +49,7 @@ def finish(response: Response) -> Response:
     headers = response.headers
     headers["x-fapi-interaction-id"] = interaction_id()
     headers["X-Content-Type-Options"] = "nosniff"
+    headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
     if "Cache-Control" not in headers:
         headers["Cache-Control"] = "no-store"
     return response

@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from authlib.oauth2 import OAuth2Error
@@ -15,6 +15,7 @@ from flask import Request
 from eventpoll.errors import Refused
 from eventpoll.jwks import NoKeys
 from eventpoll.rates import Slowing
+from eventpoll.records import EVERY_FAMILY, FAMILIES
 from eventpoll.schemas import TPP
 from eventpoll.tokens import BANK_SCOPE, Protector, Token
 
@@ -25,7 +26,8 @@ BASIC = 'Basic realm="eventpoll", charset="UTF-8"'
 class Caller:
     """Who asks.
 
-    `bank` and `polls` say what the caller may do: the bank's calls, and polling the stream of `name`. A TPP that
+    `bank` and `polls` say what the caller may do: the bank's calls, and polling the stream of `name`, of which it
+    sees the SETs of its `families`. A TPP that
     showed a secret has its hash in `proof`: the store checks it in the same step in which it does what is asked.
     """
 
@@ -33,6 +35,7 @@ class Caller:
     proof: str = ""
     bank: bool = False
     polls: bool = False
+    families: str = EVERY_FAMILY
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,20 @@ class Door:
         except OAuth2Error:
             challenge = self._challenge('error="invalid_token"')
             raise Refused("unauthenticated", "the token is not valid here, or no longer", headers=challenge) from None
-        return Caller(
-            token.client, bank=BANK_SCOPE in token.scopes, polls=not token.scopes.isdisjoint(self.poll_scopes)
-        )
+        granted = token.scopes.intersection(self.poll_scopes)
+        return Caller(token.client, bank=BANK_SCOPE in token.scopes, polls=bool(granted), families=_families(granted))
 
     def _challenge(self, bearer: str = "") -> dict[str, str]:
         if self.tokens is None:
             return {"WWW-Authenticate": BASIC}
         return {"WWW-Authenticate": ", ".join(filter(None, ['Bearer realm="eventpoll"', bearer, BASIC]))}
+
+
+def _families(scopes: Iterable[str]) -> str:
+    """The families that scopes cover: each its own, and a scope that is none of them covers all."""
+    if not set(scopes) <= set(FAMILIES):
+        return EVERY_FAMILY
+    return "0" + "".join(sorted(str(FAMILIES.index(scope)) for scope in scopes))
 
 
 def new_secret() -> str:

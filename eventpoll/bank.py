@@ -11,15 +11,16 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request, stream_with_context
 from werkzeug.routing import BaseConverter
 
-from eventpoll import auth, profiles, views
+from eventpoll import auth, profiles, requestlog, views
 from eventpoll.answers import refuse
 from eventpoll.errors import Refused
 from eventpoll.events import line_of, load, push_lines, read_event
 from eventpoll.failures import NoStream
 from eventpoll.profiles import BODY_BYTES, WSO2_BASES, Wso2, wso2_field, wso2_object
+from eventpoll.records import FAMILIES
 from eventpoll.refusals import REFUSALS, refusal
 from eventpoll.schemas import SecretSchema, StreamSchema, check_tpp
-from eventpoll.secevent import Event
+from eventpoll.secevent import Event, Signed
 from eventpoll.service import Service
 from eventpoll.transmitter import Transmitter
 
@@ -38,6 +39,9 @@ def blueprint(service: Service) -> Blueprint:
     @bp.before_request
     def _only_the_bank() -> None:
         caller = service.door.caller(request)
+        requestlog.note(
+            caller=caller.name, **{name: value for name, value in (request.view_args or {}).items() if name == "tpp"}
+        )
         if caller.bank:
             return
         service.prove(caller, request)
@@ -130,14 +134,14 @@ class Calls:
                 text = profiles.body(request).decode("ascii").strip()
             except UnicodeDecodeError:
                 raise Refused("malformed", "a SET is three base64url parts with dots between") from None
-            self.transmitter.push_signed(tpp, text)
+            self.transmitter.push(tpp, Signed(text, _scope()))
             return "", 202
         if request.mimetype != "application/json":
             raise Refused(
                 "media_type", "the Content-Type must be application/json or application/secevent+jwt", "Content-Type"
             )
         profiles.want_type(request, "application/json")
-        jti, new = self.transmitter.push_event(tpp, read_event(profiles.body(request)))
+        jti, new = self.transmitter.push(tpp, read_event(profiles.body(request)))
         return jsonify({"jti": jti}), 201 if new else 200
 
     def batch(self, tpp: str) -> Response:
@@ -148,7 +152,7 @@ class Calls:
             raise Refused("too_large", f"a batch has at most {BATCH_BYTES} bytes")
         self.transmitter.store.status(tpp)  # no stream, no store: said before the first line
         request.max_content_length = None  # _lines counts, and refuses in its own way what has begun
-        results = push_lines(self.transmitter, tpp, _lines(request.stream, request.content_length or 0))
+        results = push_lines(self.transmitter, tpp, _lines(request.stream, request.content_length or 0), _scope())
         return Response(stream_with_context(_told(results)), content_type="application/x-ndjson")
 
     def get_sets(self, tpp: str) -> Response:
@@ -199,7 +203,7 @@ class Calls:
         unknown = f"A client was not found for the client id : '{tpp}' in the database. "
         try:
             check_tpp(tpp)
-            jti, _ = self.transmitter.push_event(tpp, event)
+            jti, _ = self.transmitter.push(tpp, event)
         except Refused:
             raise Refused(
                 "header_invalid", "Invalid characters found in the request headers", profile.client_header
@@ -250,6 +254,14 @@ def _optional_body() -> bytes:
     if text:
         profiles.want_type(request, "application/json")
     return text or b"{}"
+
+
+def _scope() -> str:
+    """The family of a signed SET, from ?scope: inside it there is no place for one. Raises Refused."""
+    scope = request.args.get("scope", "")
+    if scope not in FAMILIES:
+        raise Refused("field_invalid", f"scope: one of {', '.join(FAMILIES[1:])}", "scope")
+    return scope
 
 
 def _limit() -> int:

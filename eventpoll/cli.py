@@ -53,15 +53,14 @@ def add_tpp(service: Service, tpp: str, as_json: bool) -> None:
 def push(service: Service, tpp: str, file: BinaryIO, batch: bool, as_json: bool) -> None:
     """Queue the SET, or mint the event, that FILE holds (standard input without FILE).
 
-    A SET is its compact serialisation; an event is JSON: {"events": {…}, "sub"?, "txn"?, "toe"?, "jti"?}.
+    A SET is its compact serialisation; an event is JSON: {"events": {…}, "sub"?, "txn"?, "toe"?, "jti"?, "scope"?}.
     """
     if batch:
         _push_batch(service, tpp, file, as_json)
         return
     with told():
         item = read_line(file.read())
-        pushed = service.transmitter.push_signed if isinstance(item, str) else service.transmitter.push_event
-        jti, new = pushed(tpp, item)  # type: ignore[arg-type]
+        jti, new = service.transmitter.push(tpp, item)
     status = "queued" if new else "repeated"
     text = f"{jti}: {status}" + ("" if new else ", it was there already")
     show({"jti": jti, "status": status}, as_json, lambda: [cell(text)])

@@ -11,7 +11,7 @@ from eventpoll.failures import NoStream, Unavailable
 from eventpoll.jsontext import Malformed, member_texts, read_object
 from eventpoll.refusals import REFUSALS, refusal
 from eventpoll.schemas import EventSchema
-from eventpoll.secevent import Event
+from eventpoll.secevent import Event, Signed
 from eventpoll.transmitter import Transmitter
 
 EVENT = EventSchema()
@@ -35,27 +35,30 @@ def read_event(text: bytes) -> Event:
     members = load(EVENT, text)
     texts = member_texts(text.decode())
     claims: dict[str, str] = {name: texts[name] for name in ("sub", "sub_id", "txn", "toe") if name in texts}
-    return Event(texts["events"], claims, members.get("jti"))
+    return Event(texts["events"], claims, members.get("jti"), members.get("scope", ""))
 
 
-def read_line(line: bytes) -> Event | str:
-    """An event to mint, or a SET as the bank signed it, bare or as a JSON string. Raises Refused."""
+def read_line(line: bytes, scope: str = "") -> Event | Signed:
+    """An event to mint, or a SET as the bank signed it, bare or as a JSON string, of the family `scope`.
+
+    Raises Refused.
+    """
     line = line.strip()
     if line.startswith(b"{"):
         return read_event(line)
-    return line.strip(b'"').decode("ascii", "replace")
+    return Signed(line.strip(b'"').decode("ascii", "replace"), scope)
 
 
-def push_lines(transmitter: Transmitter, tpp: str, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+def push_lines(transmitter: Transmitter, tpp: str, lines: Iterable[bytes], scope: str = "") -> Iterator[dict[str, Any]]:
     """Push each line, and tell of each in its turn: {"jti", "status"}, or {"status", "err", "description"}.
 
     The status is the one that the line would have had as a request of its own. Blank lines are passed over.
     """
     for chunk in _chunks(lines):
-        read: list[Event | str | Exception] = []
+        read: list[Event | Signed | Exception] = []
         for line in chunk:
             try:
-                read.append(read_line(line))
+                read.append(read_line(line, scope))
             except Refused as error:
                 read.append(error)
         results: list[tuple[str, bool] | Exception]
@@ -66,7 +69,7 @@ def push_lines(transmitter: Transmitter, tpp: str, lines: Iterable[bytes]) -> It
         for item, result in zip(read, results, strict=True):
             if isinstance(result, tuple):
                 jti, new = result
-                yield {"jti": jti, "status": 202 if isinstance(item, str) else 201 if new else 200}
+                yield {"jti": jti, "status": 202 if isinstance(item, Signed) else 201 if new else 200}
             else:
                 yield _refused(result)
 

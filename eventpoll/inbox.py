@@ -23,7 +23,7 @@ WAIT_MS = 2_000
 ABANDONED_MS = 10_000
 """A worker that has not finished an entry for so long has died, or will find that another one did."""
 
-FIELDS = {"tpp", "events", "sub", "sub_id", "txn", "toe", "jti"}
+FIELDS = {"tpp", "events", "sub", "sub_id", "txn", "toe", "jti", "scope"}
 SURROGATE = re.compile("[\ud800-\udfff]")
 """What stands for a byte that is no UTF-8."""
 
@@ -48,7 +48,7 @@ class Inbox:
     def _work(self, entry: Entry) -> None:
         try:
             tpp, event = read(entry)
-            self._transmitter.push_event(tpp, event)
+            self._transmitter.push(tpp, event)
         except Full:
             log.warning("Inbox entry %s waits: its stream holds as many SETs as it may", entry.id)
         except NoStream:
@@ -64,7 +64,7 @@ class Inbox:
 
 
 def read(entry: Entry) -> tuple[str, Event]:
-    """The TPP and the event of an entry: tpp, events, and sub, sub_id, txn, toe, jti where given.
+    """The TPP and the event of an entry: tpp, events, and sub, sub_id, txn, toe, jti, scope where given.
 
     events and sub_id are JSON, toe is a number; the rest is text as it stands. Raises Refused.
     """
@@ -86,5 +86,5 @@ def read(entry: Entry) -> tuple[str, Event]:
     jti = fields.get("jti", f"inbox-{entry.id}")
     members = [f'"events":{fields["events"]}', f'"jti":{json.dumps(jti)}']
     members += [f'"{name}":{fields[name]}' for name in ("sub_id", "toe") if name in fields]
-    members += [f'"{name}":{json.dumps(fields[name])}' for name in ("sub", "txn") if name in fields]
+    members += [f'"{name}":{json.dumps(fields[name])}' for name in ("sub", "txn", "scope") if name in fields]
     return tpp, read_event(("{" + ",".join(members) + "}").encode("utf-8", "surrogateescape"))

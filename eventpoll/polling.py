@@ -4,7 +4,7 @@ from typing import cast
 
 from flask import Blueprint, Response, current_app, request
 
-from eventpoll import profiles
+from eventpoll import profiles, requestlog
 from eventpoll.auth import Caller
 from eventpoll.errors import Refused
 from eventpoll.failures import Denied, NoStream
@@ -36,6 +36,7 @@ def poll(profile: Profile) -> Response:
     """Poll, acknowledge, report errors: RFC 8936 section 2.4."""
     service = cast(Service, current_app.extensions["eventpoll"])
     caller = service.door.caller(request)
+    requestlog.note(profile=profile.name, tpp=caller.name)
     try:
         profiles.want_json_answer(request)
         members = profile.read(request)
@@ -55,6 +56,7 @@ def poll(profile: Profile) -> Response:
             profile=profile.letter,
             hold=profile.holds(asked),
             proof=caller.proof,
+            families=caller.families,
             unknown_is_empty=not caller.proof and not caller.bank,
             client=request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket"),
         )
@@ -65,6 +67,7 @@ def poll(profile: Profile) -> Response:
         raise Refused("field_invalid", str(error), "ack") from None
     except TooManyHeld as error:
         raise _too_many(error, asked) from None
+    requestlog.note(tpp=tpp, sets=len(answer.sets), acked=answer.acked, reported=answer.reported)
     text, status = profile.write(answer, asked)
     return Response(text, status, headers, content_type=profile.content_type)
 

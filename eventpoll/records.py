@@ -15,6 +15,11 @@ HAPPENINGS = {
     "x": "discarded",
     "t": "expired",
 }
+#: The families of events, as OAuth scopes of UK Open Banking name them; the first is the one of SETs without.
+FAMILIES = ("", "accounts", "payments", "fundsconfirmations")
+EVERY_FAMILY = "0123"
+LANE = 2**51
+
 BY = {"r": "rfc8936", "o": "obie", "w": "wso2", "b": "bank", "s": "service"}
 
 
@@ -61,6 +66,7 @@ class SetRecord:
     leased_until: datetime | None = None
     error: Mapping[str, str] = field(default_factory=dict)
     secevent: str | None = None
+    scope: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,8 +114,9 @@ def pushed(reply: list[bytes]) -> Pushed:
 def set_record(jti: str, state: str, record: bytes, lease: bytes, secevent: bytes = b"") -> SetRecord:
     """Read a record as poll.lua writes it."""
     head, _, error = record.decode().partition("\n")
-    order, deliveries, trail = head.split(" ", 2)
-    history = [Happening(_when(int(order) // 1000), "pushed", "bank")]
+    place, deliveries, trail = head.split(" ", 2)
+    family, order = divmod(int(place), LANE)
+    history = [Happening(_when(order // 1000), "pushed", "bank")]
     for happening in filter(None, trail.split(",")):
         history.append(Happening(_when(int(happening[:-2])), HAPPENINGS[happening[-2]], BY[happening[-1]]))
     if state == "settled" and history[-1].what == "expired":
@@ -119,9 +126,10 @@ def set_record(jti: str, state: str, record: bytes, lease: bytes, secevent: byte
         state,
         int(deliveries),
         history,
-        _when(int(lease) / 1000) if lease else None,
+        _when(int(lease) % LANE / 1000) if lease else None,
         json.loads(error) if error else {},
         secevent.decode() or None,
+        FAMILIES[family],
     )
 
 

@@ -40,5 +40,6 @@ def _write(response: Response) -> Response:
         "x-fapi-interaction-id": answers.interaction_id(),
         **g.get("noted", {}),
     }
-    print(json.dumps(line), file=sys.stdout, flush=True)
+    sys.stdout.write(json.dumps(line) + "\n")  # in one piece: other workers write here too
+    sys.stdout.flush()
     return response

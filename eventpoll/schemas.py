@@ -7,6 +7,7 @@ from typing import Any
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
 
 from eventpoll.errors import Refused
+from eventpoll.records import FAMILIES
 from eventpoll.transmitter import Poll
 
 TPP = re.compile(r"[A-Za-z0-9._~@:+-]{1,128}")
@@ -185,6 +186,7 @@ class EventSchema(Schema):
     sub_id = fields.Dict()
     txn = fields.String()
     toe = JSONNumber()
+    scope = fields.String(validate=validate.OneOf(FAMILIES[1:]))
 
 
 def check_tpp(name: str) -> str:

@@ -59,7 +59,16 @@ class Event:
     events: str
     claims: Mapping[str, str] = field(default_factory=dict)  # of sub, sub_id, txn, toe: those given
     jti: str | None = None
+    scope: str = ""  # the family of events it belongs to, if any
     wso2_generation: int | None = None  # 3 or 4 where it came in through WSO2's create-events
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A SET as the bank signed it: its compact serialisation."""
+
+    text: str
+    scope: str = ""
 
 
 @dataclass(frozen=True)

@@ -45,18 +45,22 @@ class Store:
 
     # -- one method for each Lua command ------------------------------------------------------------------------
 
-    def push(self, tpp: str, jti: str, secevent: str) -> Pushed:
+    def push(self, tpp: str, jti: str, secevent: str, scope: str = "") -> Pushed:
         """Queue a SET, once per jti. Raises NoStream, BadSet, Full."""
-        return records.pushed(self._run("push", tpp, jti, secevent, *self._push_rules()))
+        return records.pushed(self._run("push", tpp, jti, secevent, *self._push_rules(), records.FAMILIES.index(scope)))
 
-    def push_many(self, tpp: str, sets: Sequence[tuple[str, str]]) -> "list[Pushed | StoreError]":
-        """Queue many SETs, (jti, SET) each, in one round trip; each has an outcome of its own. Raises Unavailable."""
+    def push_many(self, tpp: str, sets: Sequence[tuple[str, str, str]]) -> "list[Pushed | StoreError]":
+        """Queue many SETs, (jti, SET, scope) each, in one round trip; each has an outcome of its own.
+
+        Raises Unavailable.
+        """
         script, names, rules = self._scripts["push"], keys.of(tpp), self._push_rules()
         with errors():
             self.redis.script_load(script.script)
             pipeline = self.redis.pipeline(transaction=False)
-            for jti, secevent in sets:
-                pipeline.evalsha(script.sha, len(names), *names, jti, secevent, *rules)
+            for jti, secevent, scope in sets:
+                family = records.FAMILIES.index(scope)
+                pipeline.evalsha(script.sha, len(names), *names, jti, secevent, *rules, family)
             replies = pipeline.execute(raise_on_error=False)
         return [refused(reply) if isinstance(reply, Exception) else records.pushed(reply) for reply in replies]
 
@@ -69,11 +73,13 @@ class Store:
         ack: Iterable[str] = (),
         set_errs: Mapping[str, Mapping[str, str]] | None = None,
         profile: str,
+        families: str = records.EVERY_FAMILY,
     ) -> Answer:
         """Settle, then hand out up to `max_events` SETs, in one step. Raises NoStream, Denied.
 
         `proof` is the SHA-256 of the TPP's secret in hex, checked in the same step; empty where the caller is
-        known already. `profile` is a letter of BY.
+        known already. `profile` is a letter of records.BY, `families` the digits of the families that the caller
+        may see.
         """
         rules = self.rules
         acks = list(dict.fromkeys(ack))
@@ -88,6 +94,7 @@ class Store:
             _milliseconds(rules.retention),
             _milliseconds(rules.dedupe),
             profile,
+            families,
             len(acks),
             *acks,
             *(part for jti, error in (set_errs or {}).items() for part in (jti, json.dumps(error))),

@@ -10,8 +10,8 @@ from joserfc.jwk import KeySet
 
 from eventpoll import secevent
 from eventpoll.failures import Full, NoSet, NoStream, StoreError
-from eventpoll.records import Answer, Pushed, SetRecord, Status
-from eventpoll.secevent import Event, Minter
+from eventpoll.records import EVERY_FAMILY, Answer, Pushed, SetRecord, Status
+from eventpoll.secevent import Event, Minter, Signed
 from eventpoll.store import Store
 from eventpoll.waiting import Waiting
 
@@ -79,6 +79,7 @@ class Transmitter:
         profile: str,
         hold: bool = False,
         proof: str = "",
+        families: str = EVERY_FAMILY,
         unknown_is_empty: bool = False,
         client: socket.socket | None = None,
     ) -> Answer:
@@ -86,6 +87,7 @@ class Transmitter:
 
         `profile` is the letter for the history, `proof` the SHA-256 of the secret shown, `client` the connection,
         so that nothing is handed to one that hung up. The acks hold whatever comes after: TooManyHeld too.
+        `families` are the digits of those that the caller may see.
         Where `unknown_is_empty`, a TPP without a stream has an empty one.
         Raises TooManyJtis (nothing has happened then), NoStream, Denied, TooManyHeld, Unavailable.
         """
@@ -97,7 +99,13 @@ class Transmitter:
         def look(ack: Sequence[str] = (), set_errs: Mapping[str, Mapping[str, str]] = {}) -> Answer:
             try:
                 return self.store.poll(
-                    tpp, proof=proof, max_events=max_events, ack=ack, set_errs=set_errs, profile=profile
+                    tpp,
+                    proof=proof,
+                    max_events=max_events,
+                    ack=ack,
+                    set_errs=set_errs,
+                    profile=profile,
+                    families=families,
                 )
             except NoStream:
                 if not unknown_is_empty:
@@ -133,26 +141,29 @@ class Transmitter:
 
     # -- for the bank -------------------------------------------------------------------------------------------
 
-    def push_signed(self, tpp: str, text: str) -> tuple[str, bool]:
-        """Queue a SET as the bank signed it: its jti, and whether it is new.
+    def push(self, tpp: str, item: Event | Signed) -> tuple[str, bool]:
+        """Queue a SET as the bank signed it, or mint one from an event: its jti, and whether it is new.
 
         Raises BadSecevent, Conflict, NoStream, Full, Unavailable.
         """
-        return self._push(tpp, text)
+        fields = self.store.status(tpp).fields if isinstance(item, Event) else {}
+        jti, text = self._secevent(tpp, item, fields)
+        try:
+            pushed = self.store.push(tpp, jti, text, item.scope)
+        except Full:
+            if not self.sweep(tpp):
+                raise
+            pushed = self.store.push(tpp, jti, text, item.scope)
+        if pushed.stale:
+            self.sweep(tpp)
+        return self._outcome(jti, item, pushed)
 
-    def push_event(self, tpp: str, event: Event) -> tuple[str, bool]:
-        """Mint a SET from an event and queue it: its jti, and whether it is new.
-
-        Raises BadSecevent, Conflict, NoStream, Full, Unavailable.
-        """
-        return self._push(tpp, event)
-
-    def push_many(self, tpp: str, items: Sequence[Event | str | Exception]) -> list[tuple[str, bool] | Exception]:
+    def push_many(self, tpp: str, items: Sequence[Event | Signed | Exception]) -> list[tuple[str, bool] | Exception]:
         """Push events and signed SETs together, each with its own outcome: as above, or what would be raised.
         An exception among the items is its own outcome. Raises NoStream, Unavailable where that is so for all."""
         fields = self.store.status(tpp).fields
         results: list[tuple[str, bool] | Exception] = []
-        ready: list[tuple[int, Event | str, str, str]] = []
+        ready: list[tuple[int, Event | Signed, str, str]] = []
         for place, item in enumerate(items):
             try:
                 if isinstance(item, Exception):
@@ -161,48 +172,35 @@ class Transmitter:
                 results.append(("", False))
             except Exception as error:
                 results.append(error)
-        pushes = self.store.push_many(tpp, [(jti, text) for _, _, jti, text in ready])
+        pushes = self.store.push_many(tpp, [(jti, text, item.scope) for _, item, jti, text in ready])
         if any(isinstance(pushed, Full) or (isinstance(pushed, Pushed) and pushed.stale) for pushed in pushes):
             self.sweep(tpp)
         for (place, item, jti, text), pushed in zip(ready, pushes, strict=True):
             try:
                 # There may be room now: what had expired took it.
                 results[place] = self._outcome(
-                    jti, item, self.store.push(tpp, jti, text) if isinstance(pushed, Full) else pushed
+                    jti, item, self.store.push(tpp, jti, text, item.scope) if isinstance(pushed, Full) else pushed
                 )
             except (Conflict, StoreError) as error:
                 results[place] = error
         return results
 
-    def _push(self, tpp: str, item: Event | str) -> tuple[str, bool]:
-        fields = self.store.status(tpp).fields if isinstance(item, Event) else {}
-        jti, text = self._secevent(tpp, item, fields)
-        try:
-            pushed = self.store.push(tpp, jti, text)
-        except Full:
-            if not self.sweep(tpp):
-                raise
-            pushed = self.store.push(tpp, jti, text)
-        if pushed.stale:
-            self.sweep(tpp)
-        return self._outcome(jti, item, pushed)
-
-    def _secevent(self, tpp: str, item: Event | str, fields: Mapping[str, str]) -> tuple[str, str]:
+    def _secevent(self, tpp: str, item: Event | Signed, fields: Mapping[str, str]) -> tuple[str, str]:
         """The jti and the SET to queue: minted as the stream's fields say, or read as signed."""
-        if isinstance(item, str):
-            claims = secevent.read(item)
+        if isinstance(item, Signed):
+            claims = secevent.read(item.text)
             if self.push_keys is not None:
-                secevent.verify(item, self.push_keys)
-            return str(claims["jti"]), item
+                secevent.verify(item.text, self.push_keys)
+            return str(claims["jti"]), item.text
         if item.jti is not None:
             secevent.check_jti(item.jti)
         return self.minter.mint(fields.get("set_profile", self.set_profile), tpp, fields.get("audience", tpp), item)
 
     @staticmethod
-    def _outcome(jti: str, item: Event | str, pushed: Pushed | StoreError) -> tuple[str, bool]:
+    def _outcome(jti: str, item: Event | Signed, pushed: Pushed | StoreError) -> tuple[str, bool]:
         if isinstance(pushed, StoreError):
             raise pushed
-        if pushed.kept is not None and (isinstance(item, str) or not secevent.same_events(pushed.kept, item)):
+        if pushed.kept is not None and (isinstance(item, Signed) or not secevent.same_events(pushed.kept, item)):
             raise Conflict("this jti has other events or bytes already; the first ones are kept")
         return jti, pushed.outcome == "queued"
 

@@ -48,6 +48,7 @@ def secevent(record: SetRecord) -> dict[str, Any]:
         "jti": record.jti,
         "state": record.state,
         "deliveries": record.deliveries,
+        "scope": record.scope or None,
         "pushed_at": when(record.history[0].at),
         "delivered_at": when(last.get("delivered")),
         "leased_until": when(record.leased_until),

@@ -18,6 +18,7 @@ from werkzeug.routing import Rule
 from app import create_app
 from config import Config
 from eventpoll.auth import Bank, hash_of, new_secret
+from eventpoll.secevent import Signed
 from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, wait_for
 
 FORM = "application/x-www-form-urlencoded"
@@ -399,7 +400,7 @@ def test_without_credentials_of_the_bank_tpps_poll_all_the_same(bankless: FlaskC
     transmitter = bankless.application.extensions["eventpoll"].transmitter
     secret = new_secret()
     transmitter.configure("alone", hash_of(secret), {})
-    transmitter.push_signed("alone", set_of("j"))
+    transmitter.push("alone", Signed(set_of("j")))
     auth = {"Authorization": basic("alone", secret)}
     reply = bankless.post("/events", json={"returnImmediately": True}, headers=auth)
     assert (reply.status_code, list(reply.get_json()["sets"])) == (200, ["j"])

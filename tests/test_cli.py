@@ -485,7 +485,7 @@ def test_all_means_all_however_many(operator: Operator, app: Flask) -> None:
     operator("add-tpp", "t")
     store: Store = app.extensions["eventpoll"].transmitter.store
     jtis = [f"j{number:04}" for number in range(620)]
-    store.push_many("t", [(jti, set_of(jti)) for jti in jtis])
+    store.push_many("t", [(jti, set_of(jti), "") for jti in jtis])
     store.poll("t", max_events=0, set_errs={jti: {"err": "e"} for jti in jtis}, profile="r")
     assert len(the_json(operator("errors", "t", "--json"))["sets"]) == 620
     assert len(operator("requeue", "t", "--all").stdout.splitlines()) == 620
@@ -503,7 +503,7 @@ def test_purge_alone_takes_out_what_is_past_its_retention(
     runner = create_app(config).test_cli_runner()
     for tpp, count in (("a", 5_400), ("b", 1)):
         store.configure(tpp, "", {})
-        store.push_many(tpp, [(f"j{number}", set_of(f"j{number}")) for number in range(count)])
+        store.push_many(tpp, [(f"j{number}", set_of(f"j{number}"), "") for number in range(count)])
     wait_for(lambda: (store.status("b").oldest["pending"] or 0) > 0.1)
     assert runner.invoke(args=["eventpoll", "purge"]).stdout == "5401 SETs expired.\n"
     assert the_json(runner.invoke(args=["eventpoll", "purge", "--json"])) == {"expired": 0}

@@ -42,7 +42,7 @@ ED = OKPKey.generate_key("Ed25519", {"kid": "ed"})
 def event(events: Any = None, generation: int | None = None, jti: str | None = None, **claims: Any) -> Event:
     """What the bank asks to be minted."""
     texts = {name: json.dumps(value) for name, value in claims.items()}
-    return Event(json.dumps(events or {"urn:test:event": {}}), texts, jti, generation)
+    return Event(json.dumps(events or {"urn:test:event": {}}), texts, jti, wso2_generation=generation)
 
 
 def minter(*keys: RSAKey | ECKey | OKPKey) -> Minter:

@@ -1,10 +1,10 @@
 -- find: tell all about one SET, wherever it is.
 --
 --   KEYS[1]   stream          hash     settings, secrets, times and counters
---   KEYS[2]   pending         zset     jti -> order: microseconds when pushed, never twice the same
+--   KEYS[2]   pending         zset     jti -> place: lane + order, microseconds when pushed, never twice the same
 --   KEYS[3]   sets            hash     jti -> the SET, as signed
 --   KEYS[4]   inflight        hash     jti -> record of a delivered SET
---   KEYS[6]   leases          zset     jti -> microseconds when it may be offered again
+--   KEYS[6]   leases          zset     jti -> lane + microseconds when it may be offered again
 --   KEYS[7]   parked          hash     jti -> record and error of a parked SET
 --   KEYS[9]   requeued        hash     jti -> record of a pending SET that was parked before
 --   KEYS[10]  settled         hash     jti -> how it ended, in this dedupe window

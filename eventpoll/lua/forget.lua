@@ -1,11 +1,11 @@
 -- forget: take a stream away, with all that it holds.
 --
 --   KEYS[1]   stream          hash     settings, secrets, times and counters
---   KEYS[2]   pending         zset     jti -> order: microseconds when pushed, never twice the same
+--   KEYS[2]   pending         zset     jti -> place: lane + order, microseconds when pushed, never twice the same
 --   KEYS[3]   sets            hash     jti -> the SET, as signed
 --   KEYS[4]   inflight        hash     jti -> record of a delivered SET
 --   KEYS[5]   inflight_order  zset     jti -> order, of the SETs in flight
---   KEYS[6]   leases          zset     jti -> microseconds when it may be offered again
+--   KEYS[6]   leases          zset     jti -> lane + microseconds when it may be offered again
 --   KEYS[7]   parked          hash     jti -> record and error of a parked SET
 --   KEYS[8]   parked_order    zset     jti -> order, of the parked SETs
 --   KEYS[9]   requeued        hash     jti -> record of a pending SET that was parked before

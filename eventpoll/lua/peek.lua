@@ -1,10 +1,10 @@
 -- peek: tell which SETs are in one state, oldest first.
 --
 --   KEYS[1]   stream          hash     settings, secrets, times and counters
---   KEYS[2]   pending         zset     jti -> order: microseconds when pushed, never twice the same
+--   KEYS[2]   pending         zset     jti -> place: lane + order, microseconds when pushed, never twice the same
 --   KEYS[4]   inflight        hash     jti -> record of a delivered SET
 --   KEYS[5]   inflight_order  zset     jti -> order, of the SETs in flight
---   KEYS[6]   leases          zset     jti -> microseconds when it may be offered again
+--   KEYS[6]   leases          zset     jti -> lane + microseconds when it may be offered again
 --   KEYS[7]   parked          hash     jti -> record and error of a parked SET
 --   KEYS[8]   parked_order    zset     jti -> order, of the parked SETs
 --   KEYS[9]   requeued        hash     jti -> record of a pending SET that was parked before
@@ -29,7 +29,8 @@ end
 local order = ({pending = pending, in_flight = inflight_order, parked = parked_order})[state]
 local records = ({pending = requeued, in_flight = inflight, parked = parked})[state]
 
-local from = '-inf'
+local LANE = 2251799813685248   -- 2^51: as in poll
+local from = 0
 if after ~= '' then
   -- It may have moved on meanwhile: its order is the same wherever it is.
   local place = redis.call('ZSCORE', pending, after) or redis.call('ZSCORE', inflight_order, after)
@@ -37,14 +38,22 @@ if after ~= '' then
   if not place then
     return redis.error_reply('NOSET no SET with the jti to go on after')
   end
-  from = '(' .. place
+  from = place % LANE + 1
 end
 
+local found = {}
+for lane = 0, 3 * LANE, LANE do   -- each family is a lane of its own in pending; the others have the first alone
+  local part = redis.call('ZRANGEBYSCORE', order, string.format('%.0f', lane + from),
+    string.format('%.0f', lane + LANE - 1), 'WITHSCORES', 'LIMIT', 0, limit)
+  for i = 1, #part, 2 do found[#found + 1] = {part[i], part[i + 1], part[i + 1] - lane} end
+end
+table.sort(found, function(one, other) return one[3] < other[3] end)
+
 local answer = {}
-local found = redis.call('ZRANGEBYSCORE', order, from, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
-for i = 1, #found, 2 do
-  answer[#answer + 1] = found[i]
-  answer[#answer + 1] = redis.call('HGET', records, found[i]) or (found[i + 1] .. ' 0 ')
-  answer[#answer + 1] = redis.call('ZSCORE', leases, found[i]) or ''
+for i = 1, math.min(limit, #found) do
+  local jti, place = found[i][1], found[i][2]
+  answer[#answer + 1] = jti
+  answer[#answer + 1] = redis.call('HGET', records, jti) or (place .. ' 0 ')
+  answer[#answer + 1] = redis.call('ZSCORE', leases, jti) or ''
 end
 return answer

@@ -1,11 +1,11 @@
 -- poll: settle what the TPP acknowledges and reports, then hand out the next SETs, in one step.
 --
 --   KEYS[1]   stream          hash     settings, secrets, times and counters
---   KEYS[2]   pending         zset     jti -> order: microseconds when pushed, never twice the same
+--   KEYS[2]   pending         zset     jti -> place: lane + order, microseconds when pushed, never twice the same
 --   KEYS[3]   sets            hash     jti -> the SET, as signed
 --   KEYS[4]   inflight        hash     jti -> record of a delivered SET
 --   KEYS[5]   inflight_order  zset     jti -> order, of the SETs in flight
---   KEYS[6]   leases          zset     jti -> microseconds when it may be offered again
+--   KEYS[6]   leases          zset     jti -> lane + microseconds when it may be offered again
 --   KEYS[7]   parked          hash     jti -> record and error of a parked SET
 --   KEYS[8]   parked_order    zset     jti -> order, of the parked SETs
 --   KEYS[9]   requeued        hash     jti -> record of a pending SET that was parked before
@@ -18,8 +18,9 @@
 --   ARGV[6]   retention       milliseconds that a SET may be outstanding
 --   ARGV[7]   dedupe          milliseconds for which an ended jti is remembered
 --   ARGV[8]   profile         one letter for the history: r RFC 8936, o OBIE, w WSO2
---   ARGV[9]   acks            how many jtis of ack follow
---   ARGV[10…] settle          those jtis, each once; then jti and error (JSON text) of each member of setErrs
+--   ARGV[9]   families        the families that the caller may see, a digit each: 0 the SETs of none
+--   ARGV[10]  acks            how many jtis of ack follow
+--   ARGV[11…] settle          those jtis, each once; then jti and error (JSON text) of each member of setErrs
 --
 -- Returns {more, wait, stale, acked, reported, jti, SET, jti, SET, …}: more is 1 when a next poll could
 --         return something that this answer does not hold; wait is the milliseconds until the next lease
@@ -29,18 +30,21 @@
 -- Not idempotent: what it hands out counts as delivered. A repeated ack or setErrs changes nothing.
 -- Cost: by the jtis of the request and the SETs of the answer; O(log n) in what waits.
 --
---   redis-cli --eval poll.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , '' 10 0 0 park 2592000000 86400000 r 1 jti-1
+--   redis-cli --eval poll.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , '' 10 0 0 park 2592000000 86400000 r 0123 1 jti-1
 
 local stream, pending, sets, inflight, inflight_order = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local leases, parked, parked_order, requeued, settled = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local proof, max_events = ARGV[1], tonumber(ARGV[2])
 local redeliver_after, max_deliveries, on_error = ARGV[3], ARGV[4], ARGV[5]
-local retention, dedupe, profile, acks = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
+local retention, dedupe, profile = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+local families, acks = ARGV[9], tonumber(ARGV[10])
 local CHUNK = 500   -- values for one unpack: Lua's stack holds some 8 000
 local TRAIL = 20    -- the last so many happenings of a SET are kept
+local LANE = 2251799813685248   -- 2^51: a family is a lane of its own in pending and in leases, so far apart
 
 local known = redis.call('HMGET', stream, 'created_at', 'secret', 'old_secret', 'old_secret_until',
-  'redeliver_after', 'max_deliveries', 'on_error', 'polled_at', 'settled_since', 'delivered', 'acked', 'reported')
+  'redeliver_after', 'max_deliveries', 'on_error', 'polled_at', 'settled_since', 'delivered', 'acked', 'reported',
+  'families')
 if not known[1] then
   return redis.error_reply('NOSTREAM no stream of this TPP')
 end
@@ -65,32 +69,61 @@ end
 redeliver_after = tonumber(known[5] or redeliver_after) * 1000
 max_deliveries = tonumber(known[6] or max_deliveries)
 on_error = known[7] or on_error
-local cutoff = string.format('%.0f', now - retention * 1000)
+local cutoff = math.max(0, now - retention * 1000)
 
--- A record is "order deliveries happening,happening…", then a line with the last error, if any.
+-- The lanes that the caller may see. A stream on which no SET ever had a family has one lane.
+local lanes = {}
+for family in (known[13] and families or '0'):gmatch('%d') do lanes[#lanes + 1] = tonumber(family) * LANE end
+
+local function first(key, from, to, limit)   -- the lowest between two scores, over those lanes: jti, score, jti, …
+  local found = {}
+  for _, lane in ipairs(lanes) do
+    local part = redis.call('ZRANGEBYSCORE', key, string.format('%.0f', lane + from),
+      string.format('%.0f', lane + to), 'WITHSCORES', 'LIMIT', 0, limit)
+    if #lanes == 1 then return part end
+    for i = 1, #part, 2 do found[#found + 1] = {part[i], part[i + 1], tonumber(part[i + 1]) - lane} end
+  end
+  table.sort(found, function(one, other) return one[3] < other[3] end)
+  local merged = {}
+  for i = 1, math.min(limit, #found) do
+    merged[2 * i - 1], merged[2 * i] = found[i][1], found[i][2]
+  end
+  return merged
+end
+
+local function count(key, from, to)
+  local sum = 0
+  for _, lane in ipairs(lanes) do
+    sum = sum + redis.call('ZCOUNT', key, string.format('%.0f', lane + from), string.format('%.0f', lane + to))
+  end
+  return sum
+end
+
+-- A record is "place deliveries happening,happening…", the place being lane + order; then a line with the last
+-- error, if any.
 -- A happening is when (milliseconds), what (a letter) and by which profile (a letter).
 local function amend(record, what, delivered)
-  local order, deliveries, trail, rest = record:match('^(%d+) (%d+) ([^\n]*)(.*)$')
+  local place, deliveries, trail, rest = record:match('^(%d+) (%d+) ([^\n]*)(.*)$')
   trail = (trail == '' and '' or trail .. ',') .. now_ms .. what .. profile
   if #trail > 16 * TRAIL then trail = trail:sub(-16 * TRAIL + 1) end
   deliveries = tonumber(deliveries) + (delivered or 0)
-  return order .. ' ' .. deliveries .. ' ' .. trail .. rest, order, deliveries
+  return place .. ' ' .. deliveries .. ' ' .. trail .. rest, tonumber(place), deliveries
 end
 
 local function with_error(record, err)
   return record:match('^[^\n]*') .. '\n' .. err
 end
 
-local function park(jti, order, record)
+local function park(jti, place, record)
   redis.call('HSET', parked, jti, record)
-  redis.call('ZADD', parked_order, order, jti)
+  redis.call('ZADD', parked_order, string.format('%.0f', place % LANE), jti)
 end
 
 -- 1. ack: settles for good, whatever state the SET is in.
 
 local acked = 0
-for first = 10, 9 + acks, CHUNK do
-  local jtis = {unpack(ARGV, first, math.min(first + CHUNK - 1, 9 + acks))}
+for from = 11, 10 + acks, CHUNK do
+  local jtis = {unpack(ARGV, from, math.min(from + CHUNK - 1, 10 + acks))}
   local records = redis.call('HMGET', inflight, unpack(jtis))
   local elsewhere, places = {}, {}
   for i, jti in ipairs(jtis) do
@@ -136,27 +169,27 @@ end
 --    was acknowledged is noted with its end.
 
 local reported = 0
-for i = 10 + acks, #ARGV, 2 do
+for i = 11 + acks, #ARGV, 2 do
   local jti, err = ARGV[i], ARGV[i + 1]
   local record = redis.call('HGET', inflight, jti)
-  local order = not record and redis.call('ZSCORE', pending, jti)
-  local was_parked = not record and not order and redis.call('HGET', parked, jti)
+  local place = not record and redis.call('ZSCORE', pending, jti)
+  local was_parked = not record and not place and redis.call('HGET', parked, jti)
   if record then
-    record, order = amend(record, 'e')
+    record, place = amend(record, 'e')
     if on_error == 'park' then
       redis.call('HDEL', inflight, jti)
       redis.call('ZREM', inflight_order, jti)
       redis.call('ZREM', leases, jti)
-      park(jti, order, with_error(record, err))
+      park(jti, place, with_error(record, err))
     else
       redis.call('HSET', inflight, jti, with_error(record, err))
     end
-  elseif order then
-    record = with_error(amend(redis.call('HGET', requeued, jti) or (order .. ' 0 '), 'e'), err)
+  elseif place then
+    record = with_error(amend(redis.call('HGET', requeued, jti) or (place .. ' 0 '), 'e'), err)
     if on_error == 'park' then
       redis.call('ZREM', pending, jti)
       redis.call('HDEL', requeued, jti)
-      park(jti, order, record)
+      park(jti, place, record)
     else
       redis.call('HSET', requeued, jti, record)
     end
@@ -172,9 +205,9 @@ end
 -- 3. Fetch: fresh SETs first, oldest first; then those offered again, longest waiting first.
 --    What is past its retention is not offered: it loses its lease here, and sweep takes it out.
 
-local old = redis.call('ZRANGEBYSCORE', inflight_order, '-inf', '(' .. cutoff, 'LIMIT', 0, 2 * CHUNK)
-for first = 1, #old, CHUNK do
-  redis.call('ZREM', leases, unpack(old, first, math.min(first + CHUNK - 1, #old)))
+local old = redis.call('ZRANGEBYSCORE', inflight_order, '-inf', string.format('(%.0f', cutoff), 'LIMIT', 0, 2 * CHUNK)
+for from = 1, #old, CHUNK do
+  redis.call('ZREM', leases, unpack(old, from, math.min(from + CHUNK - 1, #old)))
 end
 
 local answer, leased, delivered = {0, 0, 0, 0, 0}, 0, 0   -- the five numbers are filled in below
@@ -183,20 +216,21 @@ local function hand_out(jtis, records)
   local secevents = redis.call('HMGET', sets, unpack(jtis))
   local life, orders, ends = {}, {}, {}
   for i, jti in ipairs(jtis) do
-    local record, order, deliveries = amend(records[i], 'd', 1)
+    local record, place, deliveries = amend(records[i], 'd', 1)
     delivered = delivered + 1
     answer[2 * delivered + 4], answer[2 * delivered + 5] = jti, secevents[i]
     if max_deliveries > 0 and deliveries >= max_deliveries then
       redis.call('HDEL', inflight, jti)
       redis.call('ZREM', inflight_order, jti)
       redis.call('ZREM', leases, jti)
-      park(jti, order, with_error(amend(record, 'u'), '{"err":"undelivered","description":"delivered '
+      park(jti, place, with_error(amend(record, 'u'), '{"err":"undelivered","description":"delivered '
         .. deliveries .. ' times without an acknowledgement"}'))
     else
       leased = leased + 1
       life[#life + 1], life[#life + 2] = jti, record
-      orders[#orders + 1], orders[#orders + 2] = order, jti
-      ends[#ends + 1], ends[#ends + 2] = string.format('%.0f', now + redeliver_after + leased), jti
+      local order = place % LANE
+      orders[#orders + 1], orders[#orders + 2] = string.format('%.0f', order), jti
+      ends[#ends + 1], ends[#ends + 2] = string.format('%.0f', place - order + now + redeliver_after + leased), jti
     end
   end
   if #life > 0 then
@@ -207,8 +241,7 @@ local function hand_out(jtis, records)
 end
 
 while delivered < max_events do
-  local found = redis.call('ZRANGEBYSCORE', pending, cutoff, '+inf', 'WITHSCORES',
-    'LIMIT', 0, math.min(CHUNK, max_events - delivered))
+  local found = first(pending, cutoff, LANE - 1, math.min(CHUNK, max_events - delivered))
   if #found == 0 then break end
   local jtis, records = {}, {}
   for i = 1, #found, 2 do
@@ -226,20 +259,21 @@ while delivered < max_events do
 end
 
 -- With no lease a SET may be offered again at once, but never twice in one answer.
-local due = redeliver_after == 0 and '+inf' or string.format('%.0f', now)
+local due = redeliver_after == 0 and LANE - 1 or now
 local again = {}
 if delivered < max_events then
-  again = redis.call('ZRANGEBYSCORE', leases, '-inf', due, 'LIMIT', 0, max_events)
+  local found = first(leases, 0, due, max_events)
+  for i = 1, #found, 2 do again[#again + 1] = found[i] end
 end
 local fresh = {}
 for i = 1, delivered do fresh[answer[2 * i + 4]] = true end
-for first = 1, #again, CHUNK do
-  local candidates = {unpack(again, first, math.min(first + CHUNK - 1, #again))}
+for from = 1, #again, CHUNK do
+  local candidates = {unpack(again, from, math.min(from + CHUNK - 1, #again))}
   local jtis, records = {}, {}
   for i, record in ipairs(redis.call('HMGET', inflight, unpack(candidates))) do
     local jti = candidates[i]
     local full = delivered + #jtis >= max_events
-    if not full and not fresh[jti] and tonumber(record:match('^%d+')) < tonumber(cutoff) then
+    if not full and not fresh[jti] and record:match('^%d+') % LANE < cutoff then
       redis.call('ZREM', leases, jti)   -- too old: sweep finds it by its order
     elseif not full and not fresh[jti] then
       jtis[#jtis + 1], records[#records + 1] = jti, record
@@ -251,24 +285,20 @@ end
 
 -- 4. What is left, and what there is to note.
 
-local more
-if redeliver_after == 0 then
-  more = redis.call('ZCOUNT', inflight_order, cutoff, '+inf') > leased
-else
-  more = redis.call('ZCOUNT', leases, '-inf', due) > 0
-end
-more = more or redis.call('ZCOUNT', pending, cutoff, '+inf') > 0
+local more = count(leases, 0, due) > (redeliver_after == 0 and leased or 0)
+  or count(pending, cutoff, LANE - 1) > 0
 
 local wait = -1
-local next_lease = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
+local next_lease = first(leases, 0, LANE - 1, 1)
 if #next_lease > 0 then
-  wait = math.max(0, math.ceil((tonumber(next_lease[2]) - now) / 1000))
+  wait = math.max(0, math.ceil((next_lease[2] % LANE - now) / 1000))
 end
 
 local stale = known[9] and tonumber(now_ms) - tonumber(known[9]) >= dedupe
-for _, order in ipairs({pending, inflight_order, parked_order}) do
+  or #first(pending, 0, cutoff - 1, 1) > 0
+for _, order in ipairs({inflight_order, parked_order}) do
   local oldest = redis.call('ZRANGE', order, 0, 0, 'WITHSCORES')
-  stale = stale or (#oldest > 0 and tonumber(oldest[2]) < tonumber(cutoff))
+  stale = stale or (#oldest > 0 and tonumber(oldest[2]) < cutoff)
 end
 
 if acked > 0 and not known[9] then redis.call('HSET', stream, 'settled_since', now_ms) end

@@ -1,7 +1,7 @@
 -- push: put one SET on a TPP's stream, once per jti, and wake the polls that wait for it.
 --
 --   KEYS[1]   stream          hash     settings, secrets, times and counters
---   KEYS[2]   pending         zset     jti -> order: microseconds when pushed, never twice the same
+--   KEYS[2]   pending         zset     jti -> place: lane + order, microseconds when pushed, never twice the same
 --   KEYS[3]   sets            hash     jti -> the SET, as signed
 --   KEYS[5]   inflight_order  zset     jti -> order, of the SETs in flight
 --   KEYS[8]   parked_order    zset     jti -> order, of the parked SETs
@@ -12,6 +12,7 @@
 --   ARGV[2]   secevent        the SET: three base64url parts
 --   ARGV[3]   dedupe          milliseconds for which an ended jti is remembered; absent: as long as it is kept
 --   ARGV[4]   retention       milliseconds that a SET may be outstanding; absent: nothing is said of older ones
+--   ARGV[5]   family          0 to 3, so that a poll may be given those of its families alone; absent: 0, none
 --
 -- Returns {'queued'} when the SET is new, {'queued', 'stale'} when there are older ones for sweep to take out,
 --         {'repeated'} when that very SET is there or its jti ended within the dedupe window, {'kept', SET} when
@@ -27,7 +28,8 @@ local stream, pending, sets = KEYS[1], KEYS[2], KEYS[3]
 local inflight_order, parked_order = KEYS[5], KEYS[8]
 local settled, settled_before, wake = KEYS[10], KEYS[11], KEYS[12]
 local jti, secevent = ARGV[1], ARGV[2]
-local dedupe, retention = tonumber(ARGV[3]), tonumber(ARGV[4])
+local dedupe, retention, family = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]) or 0
+local LANE = 2251799813685248   -- 2^51: as in poll
 
 local function utf8(text)
   -- Whether text is well-formed UTF-8: each pattern eats one class of characters.
@@ -77,17 +79,20 @@ end
 -- Strictly growing, whatever the clock does: the order in which SETs were pushed.
 local order = string.format('%.0f', math.max(now, (tonumber(known[2]) or 0) + 1))
 redis.call('HSET', sets, jti, secevent)
-redis.call('ZADD', pending, order, jti)
+redis.call('ZADD', pending, string.format('%.0f', family * LANE + order), jti)
+if family > 0 then redis.call('HSET', stream, 'families', 1) end
 if ended then redis.call('HDEL', settled, jti); redis.call('HDEL', settled_before, jti) end
 redis.call('HSET', stream, 'last_order', order, 'pushed', (tonumber(known[3]) or 0) + 1,
   'pushed_at', string.format('%.0f', math.floor(now / 1000)))
 redis.call('PUBLISH', wake, 'push')
 
 if retention then
-  local cutoff = now - retention * 1000
-  for _, order in ipairs({pending, inflight_order, parked_order}) do
-    local oldest = redis.call('ZRANGE', order, 0, 0, 'WITHSCORES')
-    if #oldest > 0 and tonumber(oldest[2]) < cutoff then return {'queued', 'stale'} end
+  local cutoff = math.max(0, now - retention * 1000)
+  local function older(key, lane)
+    return #redis.call('ZRANGEBYSCORE', key, string.format('%.0f', lane), string.format('(%.0f', lane + cutoff), 'LIMIT', 0, 1) > 0
+  end
+  if older(pending, family * LANE) or older(inflight_order, 0) or older(parked_order, 0) then
+    return {'queued', 'stale'}
   end
 end
 return {'queued'}

@@ -1,7 +1,7 @@
 -- requeue: put a parked SET back among the pending, as if it had never been delivered.
 --
 --   KEYS[1]   stream          hash     settings, secrets, times and counters
---   KEYS[2]   pending         zset     jti -> order: microseconds when pushed, never twice the same
+--   KEYS[2]   pending         zset     jti -> place: lane + order, microseconds when pushed, never twice the same
 --   KEYS[3]   sets            hash     jti -> the SET, as signed
 --   KEYS[7]   parked          hash     jti -> record and error of a parked SET
 --   KEYS[8]   parked_order    zset     jti -> order, of the parked SETs

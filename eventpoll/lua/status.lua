@@ -1,7 +1,7 @@
 -- status: tell how a stream stands.
 --
 --   KEYS[1]   stream          hash     settings, secrets, times and counters
---   KEYS[2]   pending         zset     jti -> order: microseconds when pushed, never twice the same
+--   KEYS[2]   pending         zset     jti -> place: lane + order, microseconds when pushed, never twice the same
 --   KEYS[4]   inflight        hash     jti -> record of a delivered SET
 --   KEYS[5]   inflight_order  zset     jti -> order, of the SETs in flight
 --   KEYS[7]   parked          hash     jti -> record and error of a parked SET
@@ -19,8 +19,16 @@ local stream, pending, inflight, inflight_order, parked, parked_order = KEYS[1],
 if redis.call('EXISTS', stream) == 0 then
   return redis.error_reply('NOSTREAM no stream of this TPP')
 end
-local function oldest(order)
-  return redis.call('ZRANGE', order, 0, 0, 'WITHSCORES')[2] or ''
+local LANE = 2251799813685248   -- 2^51: as in poll
+
+local function oldest(key)   -- over the lanes of all families
+  local lowest = nil
+  for lane = 0, 3 * LANE, LANE do
+    local place = redis.call('ZRANGEBYSCORE', key, string.format('%.0f', lane), string.format('%.0f', lane + LANE - 1),
+      'WITHSCORES', 'LIMIT', 0, 1)[2]
+    if place and (not lowest or place - lane < lowest) then lowest = place - lane end
+  end
+  return lowest and string.format('%.0f', lowest) or ''
 end
 local time = redis.call('TIME')
 local answer = {

@@ -1,11 +1,11 @@
 -- sweep: take out what is past its time: SETs past their retention, and jtis no longer to be remembered.
 --
 --   KEYS[1]   stream          hash     settings, secrets, times and counters
---   KEYS[2]   pending         zset     jti -> order: microseconds when pushed, never twice the same
+--   KEYS[2]   pending         zset     jti -> place: lane + order, microseconds when pushed, never twice the same
 --   KEYS[3]   sets            hash     jti -> the SET, as signed
 --   KEYS[4]   inflight        hash     jti -> record of a delivered SET
 --   KEYS[5]   inflight_order  zset     jti -> order, of the SETs in flight
---   KEYS[6]   leases          zset     jti -> microseconds when it may be offered again
+--   KEYS[6]   leases          zset     jti -> lane + microseconds when it may be offered again
 --   KEYS[7]   parked          hash     jti -> record and error of a parked SET
 --   KEYS[8]   parked_order    zset     jti -> order, of the parked SETs
 --   KEYS[9]   requeued        hash     jti -> record of a pending SET that was parked before
@@ -32,7 +32,8 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local now_ms = string.format('%.0f', math.floor(now / 1000))
-local cutoff = string.format('(%.0f', now - retention * 1000)
+local cutoff = math.max(0, now - retention * 1000)
+local LANE = 2251799813685248   -- 2^51: as in poll
 
 -- Two windows of ended jtis, each dropped as a whole: an end is kept for one to two dedupe times.
 local since = known[2]
@@ -49,8 +50,9 @@ if since and tonumber(now_ms) - tonumber(since) >= dedupe then
 end
 
 local answer = {0}
-local function expire(order, records)
-  for _, jti in ipairs(redis.call('ZRANGEBYSCORE', order, '-inf', cutoff, 'LIMIT', 0, limit + 1 - #answer)) do
+local function expire(order, records, lane)
+  local from, to = string.format('%.0f', lane), string.format('(%.0f', lane + cutoff)
+  for _, jti in ipairs(redis.call('ZRANGEBYSCORE', order, from, to, 'LIMIT', 0, limit + 1 - #answer)) do
     local record = redis.call('HGET', records, jti) or (redis.call('ZSCORE', order, jti) .. ' 0 ')
     local head, rest = record:match('^([^\n]*)(.*)$')
     redis.call('ZREM', order, jti)
@@ -60,11 +62,11 @@ local function expire(order, records)
     redis.call('HSET', settled, jti, now_ms .. ' ' .. head .. (head:sub(-1) == ' ' and '' or ',') .. now_ms .. 'ts' .. rest)
     answer[#answer + 1] = jti
   end
-  if redis.call('ZCOUNT', order, '-inf', cutoff) > 0 then answer[1] = 1 end
+  if redis.call('ZCOUNT', order, from, to) > 0 then answer[1] = 1 end
 end
-expire(pending, requeued)
-expire(inflight_order, inflight)
-expire(parked_order, parked)
+for lane = 0, 3 * LANE, LANE do expire(pending, requeued, lane) end
+expire(inflight_order, inflight, 0)
+expire(parked_order, parked, 0)
 if #answer > 1 then
   redis.call('HSET', stream, 'expired', (known[3] or 0) + #answer - 1, 'settled_since', since or now_ms)
 end
