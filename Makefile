@@ -3,20 +3,20 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 
-.PHONY: run test lint fix help
+.PHONY: run test lint fix lock audit help
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.venv/run: requirements.txt
+.venv/run: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "eventpoll needs Python 3.11 or later")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
-.venv/dev: requirements-dev.txt .venv/run
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+.venv/dev: requirements-dev.lock .venv/run
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
 run: .venv/run  ## serve on http://127.0.0.1:8000 (PORT changes it) with a demo TPP and SETs waiting
@@ -34,3 +34,15 @@ lint: .venv/dev  ## ruff and mypy
 fix: .venv/dev  ## ruff's fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: .venv/dev  ## write the hashes of what requirements*.txt ask for into requirements*.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	for name in requirements requirements-dev; do \
+		echo "# Every package, with the hashes of its files: made by make lock from $$name.txt." >$$name.lock && \
+		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+			--no-annotate --no-header $$name.txt >>$$name.lock || exit 1; \
+	done
+
+audit: .venv/run  ## look the packages up among the known vulnerabilities; needs the internet, so lint leaves it out
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --disable-pip --requirement requirements.lock
