@@ -4,6 +4,7 @@ import ipaddress
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -43,11 +44,12 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
-def _decimal(least: float, most: float) -> Callable[[str], float]:
+def _decimal(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
     def read(text: str) -> float:
-        if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text) or not least <= float(text) <= most:
-            raise ValueError(f"must be a number from {least:g} to {most:g}")
-        return float(text)
+        number = float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text) else -1.0
+        if not least <= number <= most or (above and number == least):
+            raise ValueError(f"must be a number {'above' if above else 'from'} {least:g} to {most:g}")
+        return number
 
     return read
 
@@ -99,8 +101,8 @@ def _jwks_source(text: str) -> str:
         return text
     url = urlsplit(text)
     local = url.scheme == "http" and url.hostname in ("127.0.0.1", "::1", "localhost")
-    if url.scheme == "https" or local:
-        return text
+    if (url.scheme == "https" and url.hostname) or local:
+        return url.geturl()
     if url.scheme:
         raise ValueError("must be a JWK Set, the name of a file, or an https URL")
     try:
@@ -113,17 +115,30 @@ def _jwks_source(text: str) -> str:
 def _redis_url(text: str) -> str:
     try:
         url = urlsplit(text)
-        url.port  # noqa: B018  (raises for a port that is none; its own words would tell parts of a password)
+        places = url.netloc.rpartition("@")[2].split(",")
+        for place in places:
+            urlsplit(f"//{place}").port  # noqa: B018  (raises for a port that is none; its words may tell a password)
     except ValueError:
         raise ValueError("is no URL: a password in it wants its special characters percent-encoded") from None
-    if url.scheme not in ("redis", "rediss", "unix") or not (url.netloc or url.path):
-        raise ValueError("must begin with redis://, rediss:// or unix://")
+    scheme, _, kind = url.scheme.partition("+")
+    if scheme == "unix" and not kind and (url.netloc or url.path):
+        return text
+    if scheme not in ("redis", "rediss") or kind not in ("", "cluster", "sentinel") or not all(places):
+        raise ValueError("must begin with redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://")
+    if len(places) > 1 and not kind:
+        raise ValueError("names several servers: is it redis+cluster:// or redis+sentinel://?")
+    if kind == "sentinel" and not re.fullmatch(r"/[^/]+(/[0-9]+)?", url.path):
+        raise ValueError("wants the name of the service: redis+sentinel://h1:26379,h2:26379/service")
+    if kind == "cluster" and url.path.strip("/"):
+        raise ValueError("has a path, but a Cluster has one database only")
     return text
 
 
 def _jwks(text: str) -> KeySet:
     try:
-        return KeySet.import_key_set(_json_object(text))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weak keys: they are a mistake here, and told as one
+            return KeySet.import_key_set(_json_object(text))
     except (JoseError, ValueError, TypeError, KeyError, AttributeError):
         raise ValueError('must be a JWK Set: {"keys": [...]}') from None
 
@@ -191,7 +206,7 @@ class Config:
     redeliver_after: float = setting("EVENTPOLL_REDELIVER_AFTER", 0.0, _decimal(0, 31_536_000))
     max_deliveries: int = setting("EVENTPOLL_MAX_DELIVERIES", 0, _whole(0, 1_000_000))
     on_error: str = setting("EVENTPOLL_ON_ERROR", "park", _one_of(*ON_ERROR))
-    retention_days: float = setting("EVENTPOLL_RETENTION_DAYS", 30.0, _decimal(0.000001, 36_500))
+    retention_days: float = setting("EVENTPOLL_RETENTION_DAYS", 30.0, _decimal(0, 36_500, above=True))
     dedupe_seconds: float = setting("EVENTPOLL_DEDUPE_SECONDS", 86_400.0, _decimal(0, 31_536_000))
     wso2_empty_status: int = setting("EVENTPOLL_WSO2_EMPTY_STATUS", 200, lambda text: int(_one_of("200", "404")(text)))
     push_jwks: KeySet | None = setting("EVENTPOLL_PUSH_JWKS", None, _public_keys)

@@ -81,6 +81,19 @@ class Idle:
             self.greenlet.throw(self.timeout)
 
 
+def ssl_context(config: Any, default: Any) -> Any:
+    """For TLS of our own: a client that does not finish its handshake is let go as well."""
+    context = default()
+    wrap = context.wrap_socket
+
+    def within(sock: Any, *args: Any, **options: Any) -> Any:
+        sock.settimeout(STALLED_SECONDS)
+        return wrap(sock, *args, **options)
+
+    context.wrap_socket = within
+    return context
+
+
 def when_ready(server: Any) -> None:
     """Say where SETs are kept. The embedded store is started here, and stays as long as the master does."""
     from eventpoll.failures import Unavailable

@@ -50,6 +50,8 @@ def finish(response: Response) -> Response:
     headers["x-fapi-interaction-id"] = interaction_id()
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+    if response.status_code in (202, 204):  # no body, so no type of it
+        headers.pop("Content-Type", None)
     if "Cache-Control" not in headers:
         headers["Cache-Control"] = "no-store"
     return response
@@ -72,6 +74,7 @@ def refuse(refusal: Refused) -> Response:
     response = Response(text, refusal.row.status, refusal.headers)
     if text:
         response.headers["Content-Type"] = profile.content_type
+        response.headers["Content-Language"] = "en"  # RFC 8935 section 2.3
     else:
         del response.headers["Content-Type"]
     return response

@@ -26,9 +26,9 @@ BASIC = 'Basic realm="eventpoll", charset="UTF-8"'
 class Caller:
     """Who asks.
 
-    `bank` and `polls` say what the caller may do: the bank's calls, and polling the stream of `name`, of which it
-    sees the SETs of its `families`. A TPP that
-    showed a secret has its hash in `proof`: the store checks it in the same step in which it does what is asked.
+    `bank` and `polls` say what the caller may do: the bank's calls, and polling the stream of `name`. Of a stream
+    it sees the SETs of its `families`. A TPP that showed a secret has its hash in `proof`: the store checks it in
+    the same step in which it does what is asked.
     """
 
     name: str
@@ -102,8 +102,9 @@ class Door:
         except OAuth2Error:
             challenge = self._challenge('error="invalid_token"')
             raise Refused("unauthenticated", "the token is not valid here, or no longer", headers=challenge) from None
-        granted = token.scopes.intersection(self.poll_scopes)
-        return Caller(token.client, bank=BANK_SCOPE in token.scopes, polls=bool(granted), families=_families(granted))
+        granted, bank = token.scopes.intersection(self.poll_scopes), BANK_SCOPE in token.scopes
+        families = EVERY_FAMILY if bank else _families(granted)
+        return Caller(token.client, bank=bank, polls=bool(granted), families=families)
 
     def _challenge(self, bearer: str = "") -> dict[str, str]:
         if self.tokens is None:

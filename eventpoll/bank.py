@@ -93,9 +93,9 @@ class Calls:
     def streams(self) -> Response:
         """GET /streams?limit&after: every stream, by name."""
         limit = _limit()
-        found = self.transmitter.streams(request.args.get("after", ""), limit)
-        more = {"next": found[-1].tpp} if len(found) == limit else {}
-        return jsonify({"streams": [self._view(status) for status in found], **more})
+        found = self.transmitter.streams(request.args.get("after", ""), limit + 1)
+        more = {"next": found[limit - 1].tpp} if len(found) > limit else {}
+        return jsonify({"streams": [self._view(status) for status in found[:limit]], **more})
 
     def put_stream(self, tpp: str) -> tuple[Response, int]:
         """PUT /streams/{tpp}: make a stream, or change its settings."""
@@ -161,9 +161,9 @@ class Calls:
         state, limit = request.args.get("state", "pending"), _limit()
         if state not in STATES:
             raise Refused("field_invalid", f"state: one of {', '.join(STATES)}", "state")
-        found = self.transmitter.peek(tpp, state, limit, request.args.get("after", ""))
-        more = {"next": found[-1].jti} if len(found) == limit else {}
-        return jsonify({"sets": [views.secevent(record) for record in found], **more})
+        found = self.transmitter.peek(tpp, state, limit + 1, request.args.get("after", ""))
+        more = {"next": found[limit - 1].jti} if len(found) > limit else {}
+        return jsonify({"sets": [views.secevent(record) for record in found[:limit]], **more})
 
     def get_set(self, tpp: str, jti: str) -> Response:
         """GET /streams/{tpp}/sets/{jti}: one, with its history."""
@@ -214,23 +214,28 @@ class Calls:
 
 
 def _lines(stream: Any, length: int) -> Iterator[bytes]:
-    """The lines of a batch of `length` bytes, 0 where that is not known. Raises Refused at the first that is one too
-    many or too long, and where the rest does not come."""
+    """The lines of a batch of `length` bytes, 0 where that is not known; of a line that is too long, no more than
+    shows it. Raises Refused at the first line that is one too many, and where the rest does not come."""
     left = BATCH_BYTES
     for number in count(1):
-        try:
-            line = stream.readline(BODY_BYTES + 1)
-        except Exception:  # the connection broke off, or a chunk is none: each server has its own words for it
-            raise Refused("malformed", f"line {number}: the batch cannot be read to its end") from None
-        left -= len(line)
-        if not line.endswith(b"\n") and len(line) <= BODY_BYTES and BATCH_BYTES - left < length:
-            raise Refused("malformed", f"line {number}: the batch ends in the middle")
+        line = b""
+        while not line.endswith(b"\n") and left >= 0:
+            try:
+                part = stream.readline(BODY_BYTES + 1)
+            except Exception:  # the connection broke off, or a chunk is none: each server has its own words for it
+                raise Refused("malformed", f"line {number}: the batch cannot be read to its end") from None
+            left -= len(part)
+            if not part:
+                if BATCH_BYTES - left < length:
+                    raise Refused("malformed", f"line {number}: the batch ends in the middle")
+                break
+            line = line[: BODY_BYTES + 1] + part[-1:] if len(line) > BODY_BYTES else line + part
         if not line:
             return
-        if number > BATCH_LINES or left < 0 or len(line) > BODY_BYTES:
+        if number > BATCH_LINES or left < 0:
             raise Refused(
                 "too_large",
-                f"line {number}: a batch has at most {BATCH_LINES} lines and {BATCH_BYTES} bytes, a line {BODY_BYTES};"
+                f"line {number}: a batch has at most {BATCH_LINES} lines and {BATCH_BYTES} bytes;"
                 " from here on nothing was read",
             )
         yield line

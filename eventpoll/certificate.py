@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from flask import Request
 
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
-ENVOY = re.compile(r'(?:^|;)\s*Cert="?([^";,]+)"?', re.IGNORECASE)
+ENVOY = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^";,]*)(;|$)')
 
 
 def thumbprint(request: Request, header: str | None, proxies: Sequence[str]) -> str | None:
@@ -33,13 +33,24 @@ def read(text: str) -> bytes | None:
     try:
         if text.startswith(":") and text.endswith(":") and len(text) > 2:
             return base64.b64decode(text[1:-1], validate=True)
-        found = ENVOY.findall(text)
-        if len(found) > 1:  # which of the hops spoke for the client cannot be told
-            return None
-        pems = PEM.findall(unquote(found[0] if found else text))
+        pems = PEM.findall(unquote(text if text.startswith("-----BEGIN") else _envoy(text)))
         return base64.b64decode("".join(pems[0].split()), validate=True) if len(pems) == 1 else None
     except (binascii.Error, ValueError):
         return None
+
+
+def _envoy(text: str) -> str:
+    """The Cert of one element of x-forwarded-client-cert; empty where there are more elements: which of the hops
+    spoke for the client cannot be told. Quotes count: a subject may be made to look like a certificate."""
+    certificates, at = [], 0
+    while at < len(text):
+        pair = ENVOY.match(text, at)
+        if pair is None:
+            return ""
+        if pair[1].lower() == "cert":
+            certificates.append(pair[2].strip('"'))
+        at = pair.end()
+    return certificates[0] if len(certificates) == 1 else ""
 
 
 def is_trusted(address: str, proxies: Sequence[str]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eventpoll.failures import NoStream, Unavailable
+from eventpoll.records import Facts
 from eventpoll.service import Service
 
 OLDEST_REDIS = (6, 2)
@@ -33,7 +34,22 @@ def findings(service: Service, appendfsync: str) -> Iterator[Finding]:
 
 def _store(service: Service, appendfsync: str) -> Iterator[Finding]:
     store = service.transmitter.store
-    facts = store.facts()
+    for facts in store.facts():
+        yield from _server(facts, appendfsync)
+    try:
+        store.ping()
+    except Unavailable as error:
+        yield Finding("error", f"the store takes no writes: {error}")
+    try:
+        store.status(DEMO_TPP)
+        yield Finding("warning", f"there is a stream {DEMO_TPP}: remove it (DELETE /streams/{DEMO_TPP}?force=true)")
+    except NoStream:
+        pass
+    if dead := store.dead_entries():
+        yield Finding("warning", f"{dead} bad entries in eventpoll:inbox:dead: look at their reason, then remove them")
+
+
+def _server(facts: Facts, appendfsync: str) -> Iterator[Finding]:
     version = tuple(int(part) for part in re.findall(r"\d+", facts.version)[:2])
     if version < OLDEST_REDIS:
         yield Finding("error", f"Redis {facts.version} is too old: 6.2 or later is wanted")
@@ -48,17 +64,6 @@ def _store(service: Service, appendfsync: str) -> Iterator[Finding]:
         yield Finding(
             "warning", f"the store's clock is {skew:+.1f} s from this machine's: iat and pushed_at will differ"
         )
-    try:
-        store.ping()
-    except Unavailable as error:
-        yield Finding("error", f"the store takes no writes: {error}")
-    try:
-        store.status(DEMO_TPP)
-        yield Finding("warning", f"there is a stream {DEMO_TPP}: remove it (DELETE /streams/{DEMO_TPP}?force=true)")
-    except NoStream:
-        pass
-    if dead := store.dead_entries():
-        yield Finding("warning", f"{dead} bad entries in eventpoll:inbox:dead: look at their reason, then remove them")
 
 
 def _settings(service: Service) -> Iterator[Finding]:

@@ -151,6 +151,8 @@ def _history(record: SetRecord) -> list[str]:
     lines = [cell(f"{record.jti} is {record.state.replace('_', ' ')}, delivered {record.deliveries} times.")]
     if record.error:
         lines.append(cell(f"Error: {record.error.get('err')}: {record.error.get('description', '-')}"))
+    if earlier := whole.get("earlier_deliveries"):
+        lines.append(f"{earlier} deliveries before these are not kept one by one.")
     lines += ["", *table(whole["history"], ("at", "what", "by"), "")]
     return lines + (["", record.secevent] if record.secevent else [])
 

@@ -1,11 +1,17 @@
-"""The way to Redis that REDIS_URL names; none named means the embedded server."""
+"""The way to Redis that REDIS_URL names: one server, Sentinel or Cluster; none named means the embedded server."""
 
+import random
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import parse_url
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from eventpoll.embedded import Embedded, NoServer
 
@@ -13,7 +19,7 @@ TIMEOUT_SECONDS = 5.0
 """How long one command may take before the caller is told that the store is away."""
 
 MAX_CONNECTIONS = 64
-"""Connections of one process; a request that finds none free waits for one."""
+"""Connections of one process to one server; a request that finds none free waits for one."""
 
 
 class EmbeddedConnection(redis.UnixDomainSocketConnection):
@@ -24,15 +30,49 @@ class EmbeddedConnection(redis.UnixDomainSocketConnection):
         self._embedded = embedded
 
     def _connect(self) -> Any:
-        self._embedded.join()
+        if self._embedded.join():  # it may be starting: wait until it has read its file
+            self._ensure()
         try:
             return super()._connect()  # type: ignore[no-untyped-call]
         except OSError:
-            try:
-                self._embedded.ensure()
-            except NoServer as error:
-                raise redis.ConnectionError(str(error)) from None
+            self._ensure()
             return super()._connect()  # type: ignore[no-untyped-call]
+
+    def _ensure(self) -> None:
+        try:
+            self._embedded.ensure()
+        except NoServer as error:
+            raise redis.ConnectionError(str(error)) from None
+
+
+class SentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
+    """Connections to the primary that the Sentinels name at the moment; who finds none free waits."""
+
+
+class Cluster:
+    """A client of a Redis Cluster that looks for its nodes when first used: the driver's own does so at once, and a
+    service that starts while the store is away could not."""
+
+    def __init__(self, url: str, places: list[ClusterNode], **options: Any) -> None:
+        self._url = url
+        self._places = places
+        self._options = options
+        self._client: RedisCluster | None = None
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._found(), name)
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        if self._client is not None:
+            self._client.close()
+
+    def _found(self) -> RedisCluster:
+        with self._lock:
+            if self._client is None:
+                self._client = RedisCluster(url=self._url, startup_nodes=list(self._places), **self._options)
+            return self._client
 
 
 def options() -> dict[str, Any]:
@@ -47,11 +87,67 @@ def options() -> dict[str, Any]:
 
 def connect(url: str | None, data_dir: Path) -> redis.Redis:
     """A client for the store; opens no connection yet."""
-    pool_options = {**options(), "max_connections": MAX_CONNECTIONS, "timeout": TIMEOUT_SECONDS}
+    pool = {**options(), "max_connections": MAX_CONNECTIONS, "timeout": TIMEOUT_SECONDS}
     if url is None:
-        pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-            connection_class=EmbeddedConnection, embedded=Embedded(data_dir), **pool_options
+        return redis.Redis(
+            connection_pool=redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+                connection_class=EmbeddedConnection, embedded=Embedded(data_dir), **pool
+            )
         )
-    else:
-        pool = redis.BlockingConnectionPool.from_url(url, **pool_options)
-    return redis.Redis(connection_pool=pool)
+    scheme, _, kind = urlsplit(url).scheme.partition("+")
+    if kind == "sentinel":
+        return _sentinel(url, scheme, pool)
+    if kind == "cluster":
+        who, query, (first, *others) = _several(url, 6379)
+        plain = f"{scheme}://{who}{first[0]}:{first[1]}?{query}"
+        nodes = [ClusterNode(*place) for place in others]  # type: ignore[no-untyped-call]
+        return cast(redis.Redis, Cluster(plain, nodes, connection_pool_class=redis.BlockingConnectionPool, **pool))
+    return redis.Redis(connection_pool=redis.BlockingConnectionPool.from_url(url, **pool))
+
+
+def nodes(client: redis.Redis) -> list[redis.Redis]:
+    """A client for each server that keeps streams: one, but on a Cluster."""
+    if not isinstance(client, Cluster):
+        return [client]
+    return [client.get_redis_connection(node) for node in client.get_primaries()]
+
+
+def node_of(client: redis.Redis, key: str) -> redis.Redis:
+    """The client of the server that keeps `key`, as far as is known: on a Cluster it may have moved."""
+    if not isinstance(client, Cluster):
+        return client
+    return cast(redis.Redis, client.get_redis_connection(client.get_node_from_key(key)))
+
+
+def seek(client: redis.Redis) -> None:
+    """Where that is a matter of asking, ask anew which servers there are: one of them did not answer."""
+    if isinstance(client, Cluster):
+        client.nodes_manager.initialize()
+
+
+def apart(client: redis.Redis) -> Any:
+    """A connection that is in no pool: for a subscription. Any node of a Cluster hears what is published on all."""
+    pool = random.choice(nodes(client)).connection_pool  # noqa: S311
+    return pool.connection_class(**{**pool.connection_kwargs, **options()})
+
+
+def _sentinel(url: str, scheme: str, pool: dict[str, Any]) -> redis.Redis:
+    who, query, places = _several(url, 26379)
+    found = {**parse_url(f"{scheme}://{who}host?{query}"), **pool}  # type: ignore[no-untyped-call]
+    found.pop("host")
+    theirs = {name: found.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    if found.pop("connection_class", None) is not None:
+        found["ssl"] = True
+    tls = {name: value for name, value in found.items() if name.startswith("ssl")}
+    service, _, db = urlsplit(url).path.strip("/").partition("/")
+    sentinel = Sentinel(places, sentinel_kwargs={**options(), **theirs, **tls})  # type: ignore[no-untyped-call]
+    client = sentinel.master_for(service, connection_pool_class=SentinelPool, db=int(db or 0), **found)  # type: ignore[no-untyped-call]
+    return cast(redis.Redis, client)
+
+
+def _several(url: str, port: int) -> tuple[str, str, list[tuple[str, int]]]:
+    """Of redis+…://user:password@h1:p1,h2:p2/…?query: "user:password@", the query, and the servers."""
+    parts = urlsplit(url)
+    who, at, places = parts.netloc.rpartition("@")
+    found = [urlsplit(f"//{place}") for place in places.split(",")]
+    return who + at, parts.query, [(place.hostname or "", place.port or port) for place in found]

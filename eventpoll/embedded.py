@@ -74,8 +74,9 @@ class Embedded:
         self.join()
         with (self.directory / "start.lock").open("w") as lock:
             self._lock(lock.fileno())
-            if not self._answers():
+            if not self._answers(b"+PONG", b"-LOADING"):
                 self._start()
+        self._wait_until_loaded()
 
     def leave(self) -> None:
         """Stop using the server; the last user stops it. At the exit of the process this happens by itself."""
@@ -89,14 +90,16 @@ class Embedded:
             self._stop()
         self._let_go()
 
-    def join(self) -> None:
-        """Be a user of the server, so that no other process stops it."""
+    def join(self) -> bool:
+        """Be a user of the server, so that no other process stops it; tells whether that is new."""
         with self._joining:
-            if self._users is None:
+            new = self._users is None
+            if new:
                 self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
                 users = os.open(self.directory / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
                 self._lock(users, fcntl.LOCK_SH)
                 self._users = users
+            return new
 
     def _let_go(self) -> None:
         if self._users is not None:
@@ -115,9 +118,15 @@ class Embedded:
                     raise TimeoutError("the lock is held by another") from None
                 time.sleep(0.01)
 
-    def _answers(self) -> bool:
+    def _wait_until_loaded(self) -> None:
+        """A big append-only file takes a while to read. Who waits longer than that is told so with each command."""
+        deadline = time.monotonic() + START_SECONDS
+        while self._answers(b"-LOADING") and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _answers(self, *how: bytes) -> bool:
         try:
-            return self._ask(b"PING\r\n").startswith((b"+PONG", b"-LOADING"))
+            return self._ask(b"PING\r\n").startswith(how)
         except OSError:
             return False
 
@@ -161,7 +170,7 @@ class Embedded:
                 start_new_session=True,
                 pass_fds=[life.fileno()],
             )
-        while not self._answers():
+        while not self._answers(b"+PONG", b"-LOADING"):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise OSError(f"the embedded store did not start: see {self.directory / 'redis.log'}")
             time.sleep(0.005)

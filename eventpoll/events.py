@@ -9,6 +9,7 @@ from marshmallow import Schema, ValidationError
 from eventpoll.errors import Refused, invalid
 from eventpoll.failures import NoStream, Unavailable
 from eventpoll.jsontext import Malformed, member_texts, read_object
+from eventpoll.profiles import BODY_BYTES
 from eventpoll.refusals import REFUSALS, refusal
 from eventpoll.schemas import EventSchema
 from eventpoll.secevent import Event, Signed
@@ -44,6 +45,8 @@ def read_line(line: bytes, scope: str = "") -> Event | Signed:
     Raises Refused.
     """
     line = line.strip()
+    if len(line) > BODY_BYTES:
+        raise Refused("too_large", f"a line has at most {BODY_BYTES} bytes")
     if line.startswith(b"{"):
         return read_event(line)
     return Signed(line.strip(b'"').decode("ascii", "replace"), scope)

@@ -12,6 +12,7 @@ from eventpoll.events import read_event
 from eventpoll.failures import Full, NoStream
 from eventpoll.intake import Entry, Intake
 from eventpoll.jsontext import Malformed, read_json
+from eventpoll.profiles import BODY_BYTES
 from eventpoll.schemas import check_tpp
 from eventpoll.secevent import BadSecevent, Event
 from eventpoll.transmitter import Conflict, Transmitter
@@ -74,6 +75,8 @@ def read(entry: Entry) -> tuple[str, Event]:
             raise Refused("field_missing", f"{name}: the field is missing", name)
     if unknown := sorted(set(fields) - FIELDS):
         raise Refused("field_unexpected", f"{unknown[0]}: no such field", unknown[0])
+    if sum(map(len, fields.values())) > BODY_BYTES:
+        raise Refused("too_large", f"the entry has more than {BODY_BYTES} bytes")
     tpp = check_tpp(fields["tpp"])
     for name in ("sub", "txn", "jti"):
         if SURROGATE.search(fields.get(name, "")):

@@ -1,5 +1,6 @@
 """The token issuer's keys: a JWK Set given inline, as a file, or by URL; fetched again when a key is not known."""
 
+import http.client
 import json
 import logging
 import threading
@@ -13,8 +14,11 @@ from joserfc.jwk import Key, KeySet
 
 log = logging.getLogger(__name__)
 
-FLOOR_SECONDS = 30.0
+FLOOR_SECONDS = 10.0
 """Between two attempts to fetch: unknown key ids, which anyone can make up, cause no more than that."""
+
+FIRST_FLOOR_SECONDS = 1.0
+"""The same, while there are no keys at all."""
 
 FRESH_SECONDS = 3600.0
 """After so long a set is fetched again although nothing is missing: keys are withdrawn, too."""
@@ -48,9 +52,11 @@ class IssuerKeys:
         """
         now = time.monotonic()
         found = self._find(kid)
-        if not found or now - self._fetched > FRESH_SECONDS:
+        if not found:
             self._refresh(now)
             found = self._find(kid)
+        elif now - self._fetched > FRESH_SECONDS and now - self._tried >= FLOOR_SECONDS:
+            threading.Thread(target=self._refresh, args=(now,), daemon=True).start()  # nobody waits for a slow issuer
         if self._keys is None:
             raise NoKeys(f"no keys from {self.source.partition('?')[0]}")
         return found
@@ -59,18 +65,21 @@ class IssuerKeys:
         keys = self._keys.keys if self._keys else []
         return [key for key in keys if kid is None or key.get("kid") == kid]
 
-    def _refresh(self, now: float) -> None:
+    def _refresh(self, asked: float) -> None:
+        """Fetch, unless somebody did since `asked`, or tried a moment before."""
         with self._lock:
-            if now - self._tried < FLOOR_SECONDS and self._keys is not None:
+            floor = FIRST_FLOOR_SECONDS if self._keys is None else FLOOR_SECONDS
+            if asked < self._fetched or asked - self._tried < floor:
                 return
-            if now - self._tried < 1.0:  # nothing yet: try sooner, but not for every request
-                return
-            self._tried = now
             try:
-                self._keys = parse(self._read())
-                self._fetched = now
-            except (OSError, ValueError) as error:
-                log.warning("The token issuer's keys could not be read: %s", error)
+                keys = parse(self._read())
+            except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+                log.warning("The token issuer's keys could not be read: %r", error)
+                self._tried = time.monotonic()
+                return
+            # The first fetch leaves the next one free: a key may be new a second after the start.
+            self._tried = float("-inf") if self._keys is None else time.monotonic()
+            self._keys, self._fetched = keys, time.monotonic()
 
     def _read(self) -> str:
         if self.source.lstrip().startswith("{"):

@@ -5,6 +5,8 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from limits import RateLimitItem
 from limits.storage import RedisStorage
@@ -15,19 +17,27 @@ from eventpoll.failures import errors
 from eventpoll.store import Store
 
 
+class Counters(RedisStorage):
+    """The counters of limits, on the store's own client."""
+
+    def __init__(self, client: Any) -> None:
+        super(RedisStorage, self).__init__()
+        self.key_prefix = "eventpoll:limits"
+        self.storage = client
+        self.initialize_storage("")
+
+
 @dataclass(frozen=True)
 class Rate:
     """So many polls of one TPP in so many seconds, counted in the store, so over all workers."""
 
     item: RateLimitItem
-    limiter: FixedWindowRateLimiter
+    store: Store
 
-    @classmethod
-    def of(cls, item: RateLimitItem, store: Store) -> "Rate":
-        """The limit, kept where the SETs are; opens no connection yet."""
-        pool = store.redis.connection_pool
-        storage = RedisStorage("redis://", connection_pool=pool, key_prefix="eventpoll:limits")
-        return cls(item, FixedWindowRateLimiter(storage))
+    @cached_property
+    def limiter(self) -> FixedWindowRateLimiter:
+        """What counts; made when first asked, as a Cluster's nodes are only known then. Raises Unavailable."""
+        return FixedWindowRateLimiter(Counters(self.store.redis))
 
     def count(self, tpp: str) -> dict[str, str]:
         """Count a poll: the RateLimit headers to answer with. Raises Refused (429), Unavailable."""

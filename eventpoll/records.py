@@ -83,12 +83,24 @@ class Status:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the server says of itself: `clock` in seconds, `settings` empty where CONFIG is not allowed."""
+    """What a server says of itself: `clock` in seconds, `settings` empty where CONFIG is not allowed."""
 
     name: str
     version: str
     clock: float
     settings: dict[str, str]
+
+    @property
+    def durability(self) -> str:
+        """What a crash of the server may take."""
+        kept = {
+            ("yes", "always"): "durable: each write is on disk before it is answered",
+            ("yes", "everysec"): "durable: a crash may take the last second or two",
+            ("yes", "no"): "not durable: the operating system writes when it likes (appendfsync no)",
+        }.get((self.settings.get("appendonly", ""), self.settings.get("appendfsync", "")))
+        if kept is not None:
+            return kept
+        return "NOT DURABLE: no append-only file" if self.settings else "durability unknown: CONFIG is not allowed"
 
 
 @dataclass(frozen=True)

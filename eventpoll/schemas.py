@@ -1,5 +1,6 @@
 """Every body that comes in: read strictly, and checked by one schema each."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +29,7 @@ class JSONNumber(fields.Field[float]):
     """A number, and no word that reads like one."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValidationError("Must be a number.")
         return value
 

@@ -58,7 +58,7 @@ class Service:
             config.set_profile,
             config.push_jwks,
         )
-        rate = Rate.of(config.poll_rate, store) if config.poll_rate else None
+        rate = Rate(config.poll_rate, store) if config.poll_rate else None
         return cls(transmitter, _door(config), all_profiles(config.wso2_empty_status), rate)
 
 

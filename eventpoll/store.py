@@ -4,6 +4,7 @@ Nothing above this module imports redis or knows a key. Whatever keeps Redis fro
 Unavailable; what a command itself refuses is raised as the class that its named error stands for.
 """
 
+import hashlib
 import importlib.resources
 import json
 import re
@@ -12,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import AskError, MovedError, NoScriptError, TryAgainError
 
 from eventpoll import keys, records
-from eventpoll.connection import connect
+from eventpoll.connection import connect, node_of, nodes, seek
 from eventpoll.failures import NoStream, StoreError, errors, refused
 from eventpoll.records import Answer, Facts, Pushed, Rules, SetRecord, Status
 from eventpoll.subscription import Subscription
+
+NOT_RUN = (NoScriptError, MovedError, AskError, TryAgainError)
+"""Replies of a server that does not know the command, or does not keep the keys: nothing was run."""
 
 COMMANDS = ("push", "poll", "configure", "rotate", "status", "peek", "find", "requeue", "discard", "sweep", "forget")
 
@@ -31,9 +35,8 @@ class Store:
         self.rules = rules
         self.where = where
         lua = importlib.resources.files("eventpoll") / "lua"
-        self._scripts = {
-            name: client.register_script((lua / f"{name}.lua").read_text(encoding="utf-8")) for name in COMMANDS
-        }
+        self._texts = {name: (lua / f"{name}.lua").read_text(encoding="utf-8") for name in COMMANDS}
+        self._shas = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._texts.items()}  # noqa: S324
 
     @classmethod
     def open(cls, url: str | None, data_dir: Path, rules: Rules) -> "Store":
@@ -54,15 +57,18 @@ class Store:
 
         Raises Unavailable.
         """
-        script, names, rules = self._scripts["push"], keys.of(tpp), self._push_rules()
+        names, rules = keys.of(tpp), self._push_rules()
         with errors():
-            self.redis.script_load(script.script)
-            pipeline = self.redis.pipeline(transaction=False)
-            for jti, secevent, scope in sets:
-                family = records.FAMILIES.index(scope)
-                pipeline.evalsha(script.sha, len(names), *names, jti, secevent, *rules, family)
-            replies = pipeline.execute(raise_on_error=False)
-        return [refused(reply) if isinstance(reply, Exception) else records.pushed(reply) for reply in replies]
+            try:
+                pipeline = node_of(self.redis, names[0]).pipeline(transaction=False)
+                for jti, secevent, scope in sets:
+                    family = records.FAMILIES.index(scope)
+                    pipeline.evalsha(self._shas["push"], len(names), *names, jti, secevent, *rules, family)
+                replies = pipeline.execute(raise_on_error=False)
+            except (redis.ConnectionError, redis.TimeoutError):
+                seek(self.redis)
+                raise
+        return [self._pushed(tpp, one, reply) for one, reply in zip(sets, replies, strict=True)]
 
     def poll(
         self,
@@ -179,31 +185,18 @@ class Store:
         with errors():
             self.redis.zadd(keys.STREAMS, {"": 0}, xx=True)  # a write that writes nothing, refused when full
 
-    def facts(self) -> Facts:
-        """What the server says of itself. Raises Unavailable."""
+    def facts(self) -> list[Facts]:
+        """What each server that keeps streams says of itself: more than one on a Cluster. Raises Unavailable."""
         with errors():
-            server = self.redis.info("server")
-            seconds, micros = self.redis.time()
-            try:
-                found = self.redis.config_get("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
-            except redis.ResponseError:  # managed services and careful ACLs forbid CONFIG
-                found = {}
-        settings = {_word(name): _word(value) for name, value in found.items() if value is not None}
-        name = "Valkey" if "valkey_version" in server else "Redis"
-        version = _word(server.get("valkey_version", server.get("redis_version")))
-        return Facts(name, version, int(seconds) + int(micros) / 1e6, settings)
+            return [_facts(server) for server in nodes(self.redis)]
 
     def describe(self) -> str:
         """One line on where SETs are kept, and what a crash may take of them. Raises Unavailable."""
         facts = self.facts()
-        kept = {
-            ("yes", "always"): "durable: each write is on disk before it is answered",
-            ("yes", "everysec"): "durable: a crash may take the last second or two",
-            ("yes", "no"): "not durable: the operating system writes when it likes (appendfsync no)",
-        }.get((facts.settings.get("appendonly", ""), facts.settings.get("appendfsync", "")))
-        if kept is None:
-            kept = "NOT DURABLE: no append-only file" if facts.settings else "durability unknown: CONFIG is not allowed"
-        return f"Store: {self.where}, {facts.name} {facts.version}, {kept}."
+        names = dict.fromkeys(f"{each.name} {each.version}" for each in facts)
+        kept = dict.fromkeys(each.durability for each in facts)
+        servers = f"{len(facts)} servers, " if len(facts) > 1 else ""
+        return f"Store: {self.where}, {servers}{', '.join(names)}, {'; '.join(kept)}."
 
     def dead_entries(self) -> int:
         """How many entries of the inbox could not be minted. Raises Unavailable."""
@@ -221,15 +214,34 @@ class Store:
     def _push_rules(self) -> tuple[int, int]:
         return _milliseconds(self.rules.dedupe), _milliseconds(self.rules.retention)
 
+    def _pushed(self, tpp: str, one: tuple[str, str, str], reply: Any) -> "Pushed | StoreError":
+        if isinstance(reply, NOT_RUN):  # alone, it finds its way
+            try:
+                return self.push(tpp, *one)
+            except StoreError as error:
+                return error
+        return refused(reply) if isinstance(reply, Exception) else records.pushed(reply)
+
     def _run(self, name: str, tpp: str, *args: str | int | bytes) -> Any:
         names = keys.of(tpp)
-        script = self._scripts[name]
         with errors():
             try:
-                return self.redis.evalsha(script.sha, len(names), *names, *args)
+                return self.redis.evalsha(self._shas[name], len(names), *names, *args)
             except NoScriptError:  # the server was restarted or flushed: nothing was run
-                self.redis.script_load(script.script)
-                return self.redis.evalsha(script.sha, len(names), *names, *args)
+                return self.redis.eval(self._texts[name], len(names), *names, *args)
+
+
+def _facts(server: redis.Redis) -> Facts:
+    told = server.info("server")
+    seconds, micros = server.time()
+    try:
+        found = server.config_get("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
+    except redis.ResponseError:  # managed services and careful ACLs forbid CONFIG
+        found = {}
+    settings = {_word(name): _word(value) for name, value in found.items() if value is not None}
+    name = "Valkey" if "valkey_version" in told else "Redis"
+    version = _word(told.get("valkey_version", told.get("redis_version")))
+    return Facts(name, version, int(seconds) + int(micros) / 1e6, settings)
 
 
 def _word(value: Any) -> str:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import redis
 
 from eventpoll import keys
-from eventpoll.connection import options
+from eventpoll.connection import apart
 from eventpoll.failures import Unavailable, errors
 
 HEARTBEAT_SECONDS = 15.0
@@ -18,9 +18,8 @@ class Subscription:
     call while another thread waits in `heard`."""
 
     def __init__(self, client: redis.Redis) -> None:
-        pool = client.connection_pool
-        self._connection = pool.connection_class(**{**pool.connection_kwargs, **options()})
         with errors():
+            self._connection = apart(client)
             self._connection.connect()
 
     def listen(self, tpps: Iterable[str]) -> None:

@@ -26,6 +26,8 @@ LEEWAY_SECONDS = 30
 CACHED = 10_000
 LONGEST = 8_192
 TYPES = ("at+jwt", "application/at+jwt", "jwt")
+FAR = 2**53
+"""A time, in seconds, after which nothing is asked: what expires later expires then."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _token(claims: dict[str, Any]) -> Token | None:
     thumbprint = bound.get("x5t#S256")
     if bound and not isinstance(thumbprint, str):  # bound to something that we cannot check
         return None
-    return Token(client, frozenset(scopes), float(claims["exp"]), thumbprint)
+    return Token(client, frozenset(scopes), float(min(claims["exp"], FAR)), thumbprint)
 
 
 class Protector(ResourceProtector):

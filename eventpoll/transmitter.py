@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from joserfc.jwk import KeySet
 
 from eventpoll import secevent
-from eventpoll.failures import Full, NoSet, NoStream, StoreError
+from eventpoll.failures import Full, NoStream, StoreError
 from eventpoll.records import EVERY_FAMILY, Answer, Pushed, SetRecord, Status
 from eventpoll.secevent import Event, Minter, Signed
 from eventpoll.store import Store
@@ -137,7 +137,7 @@ class Transmitter:
 
     def prove(self, tpp: str, proof: str) -> None:
         """Raises NoStream or Denied unless the secret is the stream's."""
-        self.store.poll(tpp, proof=proof, max_events=0, profile="r")
+        self.store.poll(tpp, proof=proof, max_events=-1, profile="r")
 
     # -- for the bank -------------------------------------------------------------------------------------------
 
@@ -233,18 +233,9 @@ class Transmitter:
 
     def parked(self, tpp: str) -> Iterator[SetRecord]:
         """Every parked SET, oldest first, page by page. Raises NoStream, Unavailable."""
-        seen: set[str] = set()
         after = ""
-        while True:
-            try:
-                found = self.peek(tpp, "parked", 500, after)
-            except NoSet:  # settled while we looked: begin again, and leave out what was told
-                after = ""
-                continue
-            yield from (record for record in found if record.jti not in seen)
-            seen.update(record.jti for record in found)
-            if len(found) < 500:
-                return
+        while found := self.peek(tpp, "parked", 500, after):
+            yield from found
             after = found[-1].jti
 
     def sweep(self, tpp: str) -> int:

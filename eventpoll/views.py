@@ -62,4 +62,7 @@ def secevent(record: SetRecord) -> dict[str, Any]:
 def whole_secevent(record: SetRecord) -> dict[str, Any]:
     """A SET with its whole history, and itself while it is kept."""
     history = [{"at": when(each.at), "what": each.what, "by": each.by} for each in record.history]
-    return {**secevent(record), "history": history, **({"set": record.secevent} if record.secevent else {})}
+    since = max((place for place, each in enumerate(record.history) if each.what == "requeued"), default=0)
+    shown = sum(each.what == "delivered" for each in record.history[since:])
+    earlier = {"earlier_deliveries": record.deliveries - shown} if record.deliveries > shown else {}
+    return {**secevent(record), "history": history, **earlier, **({"set": record.secevent} if record.secevent else {})}

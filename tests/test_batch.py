@@ -205,13 +205,13 @@ def test_more_than_16_mebibytes_in_chunks_are_refused_where_they_begin(shared_se
     assert [line["status"] for line in told[1:-1]] == [400] * (len(told) - 2)
 
 
-def test_the_lines_before_one_that_is_too_long_are_kept(shared_server: Server) -> None:
-    """A line has at most 1 MiB; it ends the batch, and each line before it was pushed and told."""
+def test_a_line_that_is_too_long_hurts_no_other(shared_server: Server) -> None:
+    """A line has at most 1 MiB; those before it and behind it are pushed and told."""
     shared_server.tpp("batch-long")
     lines = [event(f"l-{number}") for number in range(53)]
     told = results(batch(shared_server, "batch-long", [*lines, "x" * (MEBIBYTE + 1), event("after")]))
-    assert [line["status"] for line in told] == [201] * 53 + [413]
-    assert len(stored(shared_server, "batch-long")) == 53
+    assert [line["status"] for line in told] == [201] * 53 + [413, 201]
+    assert len(stored(shared_server, "batch-long")) == 54
 
 
 def test_results_come_while_lines_are_still_sent(shared_server: Server) -> None:

@@ -250,9 +250,8 @@ def test_a_clock_that_is_off_is_a_warning(
 def told(monkeypatch: pytest.MonkeyPatch, version: str = "7.0.0", ahead: float = 0.0) -> None:
     facts = Store.facts
 
-    def changed(self: Store) -> Facts:
-        real = facts(self)
-        return Facts(real.name, version, real.clock + ahead, real.settings)
+    def changed(self: Store) -> list[Facts]:
+        return [Facts(real.name, version, real.clock + ahead, real.settings) for real in facts(self)]
 
     monkeypatch.setattr(Store, "facts", changed)
 
@@ -263,7 +262,7 @@ def test_settings_that_a_server_does_not_tell_are_no_traceback(
     """A managed service may answer CONFIG GET with a part of what was asked."""
     facts = Store.facts
     some: Any = {"maxmemory": "0"}
-    monkeypatch.setattr(Store, "facts", lambda self: Facts("Redis", "7.0.0", facts(self).clock, some))
+    monkeypatch.setattr(Store, "facts", lambda self: [Facts("Redis", "7.0.0", facts(self)[0].clock, some)])
     assert one(found(run(redis_server.url, "--json"))["error"], "appendonly is not yes")
 
 

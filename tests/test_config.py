@@ -311,7 +311,7 @@ def test_a_mistake_stops_the_start_before_any_worker() -> None:
     """The master ends with the same lines: it does not start workers that die one after the other."""
     found = gunicorn(PORT=str(free_port()), WEB_CONCURRENCY="1", EVENTPOLL_RETENTION_DAYS="forever")
     assert found.returncode == 1
-    assert found.stderr.splitlines() == ["EVENTPOLL_RETENTION_DAYS: must be a number from 0 to 36500"]
+    assert found.stderr.splitlines() == ["EVENTPOLL_RETENTION_DAYS: must be a number above 0 to 36500"]
 
 
 def test_flask_says_the_same() -> None:

@@ -33,7 +33,7 @@ def here(tmp_path: Path) -> Iterator[Embedded]:
     found = Embedded(tmp_path / "data")
     yield found
     found.leave()
-    wait_for(lambda: not found._answers())
+    wait_for(lambda: not found._answers(b"+PONG", b"-LOADING"))
 
 
 def user(directory: Path) -> subprocess.Popen[str]:
@@ -99,7 +99,7 @@ def test_two_in_one_process_count_as_two(here: Embedded) -> None:
     here.ensure()
     other.ensure()
     other.leave()
-    assert here._answers()
+    assert here._answers(b"+PONG", b"-LOADING")
 
 
 def test_a_killed_user_is_no_user_any_more(here: Embedded) -> None:
@@ -182,7 +182,7 @@ def test_a_stuck_server_gets_no_second_one_beside_it(here: Embedded, monkeypatch
     here.ensure()
     pid = pid_of(here)
     monkeypatch.setattr(embedded, "LAST_BREATH_SECONDS", 0.1)
-    monkeypatch.setattr(Embedded, "_answers", lambda self: False)
+    monkeypatch.setattr(Embedded, "_answers", lambda self, *how: False)
     with pytest.raises(OSError, match="does not answer"):
         here.ensure()
     monkeypatch.undo()
@@ -203,7 +203,7 @@ def test_a_server_that_takes_too_long_is_told_too(here: Embedded, monkeypatch: p
     os.kill(pid_of(here), signal.SIGKILL)
     monkeypatch.setattr(embedded, "START_SECONDS", -1.0)
     answers, first = Embedded._answers, iter([False, False])
-    monkeypatch.setattr(Embedded, "_answers", lambda self: next(first, True) and answers(self))
+    monkeypatch.setattr(Embedded, "_answers", lambda self, *how: next(first, True) and answers(self, *how))
     with pytest.raises(OSError, match="did not start"):
         here.ensure()
     monkeypatch.undo()
@@ -232,7 +232,7 @@ def test_leaving_is_safe_at_any_time(tmp_path: Path) -> None:
     here.join()
     here.leave()
     here.leave()
-    assert not here._answers()
+    assert not here._answers(b"+PONG", b"-LOADING")
 
 
 def test_one_who_comes_while_the_last_one_leaves_waits(here: Embedded) -> None:
@@ -257,6 +257,6 @@ def test_one_who_comes_while_the_last_one_leaves_waits(here: Embedded) -> None:
     thread.start()
     here.leave()
     thread.join()
-    assert newcomer._answers()
+    assert newcomer._answers(b"+PONG", b"-LOADING")
     assert pid_of(newcomer) != first
     newcomer.leave()

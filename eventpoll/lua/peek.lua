@@ -8,6 +8,8 @@
 --   KEYS[7]   parked          hash     jti -> record and error of a parked SET
 --   KEYS[8]   parked_order    zset     jti -> order, of the parked SETs
 --   KEYS[9]   requeued        hash     jti -> record of a pending SET that was parked before
+--   KEYS[10]  settled         hash     jti -> how it ended, in this dedupe window
+--   KEYS[11]  settled_before  hash     the same, of the window before
 --   ARGV[1]   state           'pending', 'in_flight' or 'parked'
 --   ARGV[2]   limit           the most to tell of
 --   ARGV[3]   after           the jti after which to go on; '' from the oldest
@@ -15,12 +17,13 @@
 -- Returns {jti, record, lease, jti, record, lease, …}: record as in poll, lease the microseconds when
 --         it may be offered again or ''.
 -- Errors  NOSTREAM  no stream of this TPP
---         NOSET     no SET with the jti to go on after
+--         NOSET     nothing is known of the jti to go on after
 -- Reads only.
 --
 --   redis-cli --eval peek.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , pending 10 ''
 
 local stream, pending, inflight, inflight_order, leases, parked, parked_order, requeued = KEYS[1], KEYS[2], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local settled, settled_before = KEYS[10], KEYS[11]
 local state, limit, after = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
 if redis.call('EXISTS', stream) == 0 then
@@ -32,11 +35,12 @@ local records = ({pending = requeued, in_flight = inflight, parked = parked})[st
 local LANE = 2251799813685248   -- 2^51: as in poll
 local from = 0
 if after ~= '' then
-  -- It may have moved on meanwhile: its order is the same wherever it is.
+  -- It may have moved on meanwhile, or have ended: its order is the same wherever it is.
+  local ended = redis.call('HGET', settled, after) or redis.call('HGET', settled_before, after)
   local place = redis.call('ZSCORE', pending, after) or redis.call('ZSCORE', inflight_order, after)
-    or redis.call('ZSCORE', parked_order, after)
+    or redis.call('ZSCORE', parked_order, after) or (ended and ended:match('^%d+ (%d+) '))
   if not place then
-    return redis.error_reply('NOSET no SET with the jti to go on after')
+    return redis.error_reply('NOSET nothing is known of the jti to go on after')
   end
   from = place % LANE + 1
 end

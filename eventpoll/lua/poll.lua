@@ -11,7 +11,7 @@
 --   KEYS[9]   requeued        hash     jti -> record of a pending SET that was parked before
 --   KEYS[10]  settled         hash     jti -> how it ended, in this dedupe window
 --   ARGV[1]   proof           SHA-256 of the secret that was shown, in hex; '' where it is known already who asks
---   ARGV[2]   max_events      the most SETs to hand out; 0 hands out none
+--   ARGV[2]   max_events      the most SETs to hand out; 0 hands out none; -1 does no more than check the proof
 --   ARGV[3]   redeliver_after milliseconds of a lease, unless the stream has its own
 --   ARGV[4]   max_deliveries  park a SET at its n-th delivery, 0 never, unless the stream has its own
 --   ARGV[5]   on_error        'park' or 'redeliver', unless the stream has its own
@@ -38,8 +38,10 @@ local proof, max_events = ARGV[1], tonumber(ARGV[2])
 local redeliver_after, max_deliveries, on_error = ARGV[3], ARGV[4], ARGV[5]
 local retention, dedupe, profile = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local families, acks = ARGV[9], tonumber(ARGV[10])
+local PAGE = 100    -- SETs read at a time
+local ROOM = 8388608   -- bytes of SETs in one answer: what goes over it waits for the next, but for the first SET
 local CHUNK = 500   -- values for one unpack: Lua's stack holds some 8 000
-local TRAIL = 20    -- the last so many happenings of a SET are kept
+local TRAIL = 100   -- the last so many happenings of a SET are kept
 local LANE = 2251799813685248   -- 2^51: a family is a lane of its own in pending and in leases, so far apart
 
 local known = redis.call('HMGET', stream, 'created_at', 'secret', 'old_secret', 'old_secret_until',
@@ -57,6 +59,8 @@ if proof ~= '' and proof ~= known[2]
     and not (proof == known[3] and tonumber(now_ms) < tonumber(known[4])) then
   return redis.error_reply('DENIED the secret is not the one of this stream')
 end
+
+if max_events < 0 then return {0, -1, 0, 0, 0} end
 
 -- A write that writes nothing: a store that is read-only, cannot persist or is full refuses it here,
 -- before anything is done. Settling alone frees memory, so it is let through when the store is full.
@@ -210,12 +214,16 @@ for from = 1, #old, CHUNK do
   redis.call('ZREM', leases, unpack(old, from, math.min(from + CHUNK - 1, #old)))
 end
 
+local room, full = ROOM, false
 local answer, leased, delivered = {0, 0, 0, 0, 0}, 0, 0   -- the five numbers are filled in below
 
-local function hand_out(jtis, records)
+local function hand_out(jtis, records)   -- as many as there is room for; tells how many
   local secevents = redis.call('HMGET', sets, unpack(jtis))
-  local life, orders, ends = {}, {}, {}
+  local life, orders, ends, handed = {}, {}, {}, 0
   for i, jti in ipairs(jtis) do
+    full = full or (delivered > 0 and room < #secevents[i])
+    if full then break end
+    room, handed = room - #secevents[i], i
     local record, place, deliveries = amend(records[i], 'd', 1)
     delivered = delivered + 1
     answer[2 * delivered + 4], answer[2 * delivered + 5] = jti, secevents[i]
@@ -238,10 +246,11 @@ local function hand_out(jtis, records)
     redis.call('ZADD', inflight_order, unpack(orders))
     redis.call('ZADD', leases, unpack(ends))
   end
+  return handed
 end
 
-while delivered < max_events do
-  local found = first(pending, cutoff, LANE - 1, math.min(CHUNK, max_events - delivered))
+while delivered < max_events and not full do
+  local found = first(pending, cutoff, LANE - 1, math.min(PAGE, max_events - delivered))
   if #found == 0 then break end
   local jtis, records = {}, {}
   for i = 1, #found, 2 do
@@ -252,35 +261,37 @@ while delivered < max_events do
     for i, record in ipairs(redis.call('HMGET', requeued, unpack(jtis))) do
       if record then records[i] = record end
     end
-    redis.call('HDEL', requeued, unpack(jtis))
   end
-  redis.call('ZREM', pending, unpack(jtis))
-  hand_out(jtis, records)
+  local handed = hand_out(jtis, records)
+  if handed > 0 then
+    redis.call('ZREM', pending, unpack(jtis, 1, handed))
+    redis.call('HDEL', requeued, unpack(jtis, 1, handed))
+  end
 end
 
 -- With no lease a SET may be offered again at once, but never twice in one answer.
 local due = redeliver_after == 0 and LANE - 1 or now
 local again = {}
-if delivered < max_events then
+if delivered < max_events and not full then
   local found = first(leases, 0, due, max_events)
   for i = 1, #found, 2 do again[#again + 1] = found[i] end
 end
 local fresh = {}
 for i = 1, delivered do fresh[answer[2 * i + 4]] = true end
-for from = 1, #again, CHUNK do
-  local candidates = {unpack(again, from, math.min(from + CHUNK - 1, #again))}
+for from = 1, #again, PAGE do
+  local candidates = {unpack(again, from, math.min(from + PAGE - 1, #again))}
   local jtis, records = {}, {}
   for i, record in ipairs(redis.call('HMGET', inflight, unpack(candidates))) do
     local jti = candidates[i]
-    local full = delivered + #jtis >= max_events
-    if not full and not fresh[jti] and record:match('^%d+') % LANE < cutoff then
+    local wanted = not fresh[jti] and delivered + #jtis < max_events
+    if wanted and record:match('^%d+') % LANE < cutoff then
       redis.call('ZREM', leases, jti)   -- too old: sweep finds it by its order
-    elseif not full and not fresh[jti] then
+    elseif wanted then
       jtis[#jtis + 1], records[#records + 1] = jti, record
     end
   end
   if #jtis > 0 then hand_out(jtis, records) end
-  if delivered >= max_events then break end
+  if full or delivered >= max_events then break end
 end
 
 -- 4. What is left, and what there is to note.

@@ -1,0 +1,123 @@
+"""A token issuer on loopback: its keys, its tokens, its JWK Set, which it may lose, turn or be away with."""
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from joserfc import jws
+from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
+
+NAME = "https://issuer.example"
+AUDIENCE = "https://events.bank.example"
+
+KEYS: dict[str, Key] = {
+    "PS256": RSAKey.generate_key(2048, {"kid": "ps"}),
+    "RS256": RSAKey.generate_key(2048, {"kid": "rs"}),
+    "ES256": ECKey.generate_key("P-256", {"kid": "es"}),
+    "EdDSA": OKPKey.generate_key("Ed25519", {"kid": "ed"}),
+}
+STRANGER = RSAKey.generate_key(2048, {"kid": "ps"})
+"""A key that is not the issuer's, under the name of one that is."""
+
+
+def claims(client: str = "tpp", scope: str = "eventpolling", **others: Any) -> dict[str, Any]:
+    """What a token of the client-credentials grant says (RFC 9068 section 2.2). None takes a claim out."""
+    now = int(time.time())
+    said = {
+        "iss": NAME,
+        "aud": AUDIENCE,
+        "sub": client,
+        "client_id": client,
+        "iat": now,
+        "exp": now + 600,
+        "jti": f"{client}-{now}",
+        "scope": scope,
+        **others,
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def sign(
+    said: Mapping[str, Any] | bytes, alg: str = "PS256", key: Key | None = None, header: Mapping[str, Any] | None = None
+) -> str:
+    """A token; None in `header` takes a member out."""
+    key = key or KEYS[alg]
+    members = {"alg": alg, "typ": "at+jwt", "kid": key.get("kid"), **(header or {})}
+    protected = {name: value for name, value in members.items() if value is not None}
+    text = said if isinstance(said, bytes) else json.dumps(said).encode()
+    return jws.serialize_compact(protected, text, key, algorithms=[alg])
+
+
+def token(client: str = "tpp", scope: str = "eventpolling", alg: str = "PS256", **others: Any) -> str:
+    """A good token, but for what `others` say."""
+    return sign(claims(client, scope, **others), alg)
+
+
+def encoded(part: Any) -> str:
+    """One part of a compact serialisation."""
+    text = part if isinstance(part, bytes) else json.dumps(part).encode()
+    return base64.urlsafe_b64encode(text).decode().rstrip("=")
+
+
+def jwks(*keys: Key) -> str:
+    """A JWK Set of the public halves: all of ours where none is named."""
+    return json.dumps({"keys": [key.as_dict(private=False) for key in keys or KEYS.values()]})
+
+
+def settings(source: str | None = None) -> dict[str, str]:
+    """The settings of a service that takes these tokens."""
+    return {
+        "EVENTPOLL_TOKEN_ISSUER": NAME,
+        "EVENTPOLL_TOKEN_AUDIENCE": AUDIENCE,
+        "EVENTPOLL_TOKEN_JWKS": source or jwks(),
+    }
+
+
+def bearer(text: str) -> dict[str, str]:
+    """An Authorization header (RFC 6750 section 2.1)."""
+    return {"Authorization": f"Bearer {text}"}
+
+
+class Issuer:
+    """The address at which the keys are."""
+
+    def __init__(self) -> None:
+        self.published = jwks()
+        self.status = 200
+        self.asked = 0
+        issuer = self
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                issuer.asked += 1
+                self.send_response(issuer.status)
+                self.send_header("Location", "/elsewhere")
+                self.end_headers()
+                self.wfile.write(issuer.published.encode())
+
+            def log_message(self, *_: Any) -> None:
+                """Nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/jwks.json"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Be away for good."""
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@contextmanager
+def running() -> Iterator[Issuer]:
+    """An issuer, for a while."""
+    issuer = Issuer()
+    try:
+        yield issuer
+    finally:
+        issuer.stop()
