@@ -4,11 +4,16 @@ from gevent import monkey
 
 monkey.patch_all()  # before anything that opens sockets is imported
 
+import json  # noqa: E402
 import sys  # noqa: E402
+import uuid  # noqa: E402
+from http import HTTPStatus  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
+from gunicorn import util  # noqa: E402
+from gunicorn.http import errors  # noqa: E402
 from gunicorn.workers.ggevent import GeventWorker  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,6 +26,17 @@ except ConfigError as error:
 
 
 STALLED_SECONDS = 30.0
+
+UNREADABLE = {  # what of a request cannot be read: how it is told; the first that fits
+    errors.InvalidResponseHeader: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.InvalidResponseHeaderName: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    errors.ParseException: HTTPStatus.BAD_REQUEST,
+    BaseException: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -41,6 +57,30 @@ class Worker(GeventWorker):  # type: ignore[misc]
             return super().handle_request(listener_name, req, sock, addr)
         finally:
             sock.settimeout(None)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Tell what is no request in our shape. Its words are neither sent back nor logged: they may hold a secret."""
+        status = next(found for kind, found in UNREADABLE.items() if isinstance(exc, kind))
+        what = getattr(req, "path", "a request")
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.log.error("Error handling %r", what, exc_info=exc)
+        else:
+            self.log.warning("Unreadable request from %s: %s", addr[0] if addr else "-", type(exc).__name__)
+        told = json.dumps({"err": "invalid_request" if status < 500 else "server_error", "description": status.phrase})
+        lines = [
+            f"HTTP/1.1 {status.value} {status.phrase}",
+            "Connection: close",
+            "Content-Type: application/json",
+            "Content-Language: en",
+            "Cache-Control: no-store",
+            "X-Content-Type-Options: nosniff",
+            f"x-fapi-interaction-id: {uuid.uuid4()}",
+            f"Content-Length: {len(told)}",
+        ]
+        try:
+            util.write_nonblock(client, "\r\n".join([*lines, "", told]).encode())
+        except OSError:
+            pass  # nobody is there to hear it
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)

@@ -111,5 +111,5 @@ def refuse_unavailable(error: Unavailable) -> Response:
 
 def refuse_unexpected(error: Exception) -> Response:
     """Our own mistake: told to the log, not to the caller."""
-    log.exception("Unexpected: %s %s", request.method, request.path, exc_info=error)
+    log.exception("Unexpected: %s %r", request.method, request.path, exc_info=error)
     return refuse(Refused("internal", DESCRIPTIONS[500]))

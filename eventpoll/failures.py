@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import redis
+from redis.exceptions import RedisClusterException
 
 
 class StoreError(Exception):
@@ -67,7 +68,7 @@ def errors() -> Iterator[None]:
         if name in NAMED:
             raise NAMED[name](text) from None
         raise Unavailable(str(error)) from error
-    except (redis.RedisError, OSError) as error:
+    except (redis.RedisError, RedisClusterException, OSError) as error:
         raise Unavailable(str(error)) from error
 
 

@@ -16,6 +16,17 @@ KEPT_ERR, KEPT_DESCRIPTION = 128, 1024
 """Of a longer err or description, on the paths that set no limit, so many characters are kept."""
 
 
+def told(text: str) -> dict[str, str]:
+    """What /openapi.json says of a member."""
+    return {"description": text}
+
+
+MAX_EVENTS = told("The most SETs to return; absent: what the bank has set (100). 0: none, only ack and setErrs")
+IMMEDIATELY = told("true: answer at once. Absent or false: the poll is held until there is a SET, or its time is up")
+ACK = told("jtis of the SETs to settle for good, in whatever state; unknown ones have no effect")
+SET_ERRS = told("jti -> error, of the SETs that could not be read or verified: they are parked for the bank to see")
+
+
 class JSONBoolean(fields.Field[bool]):
     """true or false, and no word or number that may mean them."""
 
@@ -29,9 +40,16 @@ class JSONNumber(fields.Field[float]):
     """A number, and no word that reads like one."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
             raise ValidationError("Must be a number.")
         return value
+
+
+def _finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # JSON can write integers beyond every float
+        return False
 
 
 class Jtis(fields.Field[list[str]]):
@@ -105,11 +123,25 @@ class PollSchema(Schema):
         unknown = EXCLUDE
 
     max_events = fields.Integer(
-        strict=True, data_key="maxEvents", validate=validate.Range(min=0), load_default=None, allow_none=False
+        strict=True,
+        data_key="maxEvents",
+        validate=validate.Range(min=0),
+        load_default=None,
+        allow_none=False,
+        metadata=MAX_EVENTS,
     )
-    return_immediately = JSONBoolean(data_key="returnImmediately", load_default=None, allow_none=False)
-    ack = Jtis(0, None, load_default=list)
-    set_errs = SetErrs(description_required=False, err=None, description=None, data_key="setErrs", load_default=dict)
+    return_immediately = JSONBoolean(
+        data_key="returnImmediately", load_default=None, allow_none=False, metadata=IMMEDIATELY
+    )
+    ack = Jtis(0, None, load_default=list, metadata=ACK)
+    set_errs = SetErrs(
+        description_required=False,
+        err=None,
+        description=None,
+        data_key="setErrs",
+        load_default=dict,
+        metadata=SET_ERRS,
+    )
 
     @post_load
     def _poll(self, members: dict[str, Any], **_: Any) -> Poll:
@@ -122,8 +154,15 @@ class ObiePollSchema(PollSchema):
     class Meta:
         unknown = RAISE
 
-    ack = Jtis(1, 128, load_default=list)
-    set_errs = SetErrs(description_required=True, err=40, description=256, data_key="setErrs", load_default=dict)
+    ack = Jtis(1, 128, load_default=list, metadata=ACK)
+    set_errs = SetErrs(
+        description_required=True,
+        err=40,
+        description=256,
+        data_key="setErrs",
+        load_default=dict,
+        metadata=SET_ERRS,
+    )
 
 
 class Wso2Integer(fields.Integer):
@@ -140,11 +179,24 @@ class Wso2Integer(fields.Integer):
 class Wso2PollSchema(PollSchema):
     """WSO2's: numbers may be strings, and returnImmediately is never read."""
 
-    max_events = Wso2Integer(data_key="maxEvents", validate=validate.Range(min=0), load_default=None, allow_none=False)
-    return_immediately = fields.Raw(  # type: ignore[assignment]
-        data_key="returnImmediately", load_default=None, allow_none=True
+    max_events = Wso2Integer(
+        data_key="maxEvents",
+        validate=validate.Range(min=0),
+        load_default=None,
+        allow_none=False,
+        metadata=MAX_EVENTS,
     )
-    set_errs = SetErrs(description_required=True, err=None, description=None, data_key="setErrs", load_default=dict)
+    return_immediately = fields.Raw(  # type: ignore[assignment]
+        data_key="returnImmediately", load_default=None, allow_none=True, metadata=told("Not read: no poll is held")
+    )
+    set_errs = SetErrs(
+        description_required=True,
+        err=None,
+        description=None,
+        data_key="setErrs",
+        load_default=dict,
+        metadata=SET_ERRS,
+    )
 
 
 class StreamSchema(Schema):
@@ -153,12 +205,38 @@ class StreamSchema(Schema):
     class Meta:
         unknown = RAISE
 
-    redeliver_after = JSONNumber(allow_none=True, validate=validate.Range(min=0, max=31_536_000))
-    max_deliveries = fields.Integer(strict=True, allow_none=True, validate=validate.Range(min=0, max=1_000_000))
-    on_error = fields.String(allow_none=True, validate=validate.OneOf(["park", "redeliver"]))
-    set_profile = fields.String(allow_none=True, validate=validate.OneOf(["rfc8417", "obie", "wso2"]))
-    audience = fields.String(allow_none=True, validate=[validate.Length(min=1, max=1024), _well_formed])
-    max_pending = fields.Integer(strict=True, allow_none=True, validate=validate.Range(min=0))
+    redeliver_after = JSONNumber(
+        allow_none=True,
+        validate=validate.Range(min=0, max=31_536_000),
+        metadata=told("Seconds for which a delivered SET is hidden (its lease)"),
+    )
+    max_deliveries = fields.Integer(
+        strict=True,
+        allow_none=True,
+        validate=validate.Range(min=0, max=1_000_000),
+        metadata=told("Park a SET at its n-th delivery without an ack; 0: never"),
+    )
+    on_error = fields.String(
+        allow_none=True,
+        validate=validate.OneOf(["park", "redeliver"]),
+        metadata=told("What setErrs does: park the SET, or note the error and offer it again"),
+    )
+    set_profile = fields.String(
+        allow_none=True,
+        validate=validate.OneOf(["rfc8417", "obie", "wso2"]),
+        metadata=told("The form of the SETs that are minted"),
+    )
+    audience = fields.String(
+        allow_none=True,
+        validate=[validate.Length(min=1, max=1024), _well_formed],
+        metadata=told("aud of the SETs that are minted; unless set, the name of the TPP"),
+    )
+    max_pending = fields.Integer(
+        strict=True,
+        allow_none=True,
+        validate=validate.Range(min=0),
+        metadata=told("The most SETs outstanding: a push over it is refused with 429; 0: no limit"),
+    )
 
 
 class SecretSchema(Schema):
@@ -167,7 +245,11 @@ class SecretSchema(Schema):
     class Meta:
         unknown = RAISE
 
-    grace_seconds = JSONNumber(load_default=0, validate=validate.Range(min=0, max=31_536_000))
+    grace_seconds = JSONNumber(
+        load_default=0,
+        validate=validate.Range(min=0, max=31_536_000),
+        metadata=told("For how long the old secret works too"),
+    )
 
 
 class EventSchema(Schema):
@@ -181,13 +263,19 @@ class EventSchema(Schema):
         values=fields.Dict(),
         required=True,
         validate=validate.Length(min=1, error="Must hold at least one event."),
+        metadata=told("Event type, a URI unless the stream's profile is wso2 -> the event's members"),
     )
-    jti = fields.String(validate=validate.Length(min=1, max=128))
-    sub = fields.String()
-    sub_id = fields.Dict()
-    txn = fields.String()
-    toe = JSONNumber()
-    scope = fields.String(validate=validate.OneOf(FAMILIES[1:]))
+    jti = fields.String(
+        validate=validate.Length(min=1, max=128), metadata=told("Makes a repeated push safe; absent: a UUID")
+    )
+    sub = fields.String(metadata=told("The subject; the profile obie wants the URL of the affected resource"))
+    sub_id = fields.Dict(metadata=told("The subject as RFC 9493 has it; not for the profile obie"))
+    txn = fields.String(metadata=told("The transaction; the profile obie wants 1 to 128 characters"))
+    toe = JSONNumber(metadata=told("Time of the event, in seconds since 1970"))
+    scope = fields.String(
+        validate=validate.OneOf(FAMILIES[1:]),
+        metadata=told("The family: tokens of other families do not see the SET"),
+    )
 
 
 def check_tpp(name: str) -> str:

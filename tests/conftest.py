@@ -202,6 +202,14 @@ class Server:
         finally:
             connection.close()
 
+    def raw(self, text: bytes) -> Reply:
+        """What is answered to these very bytes."""
+        with socket.create_connection(("127.0.0.1", self.port), 20) as connection:
+            connection.sendall(text)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+
     def bank(self, method: str, path: str, value: Any = None, **options: Any) -> Reply:
         """A call of the bank's, with a JSON body."""
         headers = {"Content-Type": "application/json"} if value is not None else {}

@@ -11,7 +11,7 @@ from eventpoll.answers import DESCRIPTIONS
 from eventpoll.errors import Refused
 from eventpoll.failures import Unavailable
 from eventpoll.store import Store
-from tests.conftest import basic
+from tests.conftest import Server, basic
 
 RFC, OBIE, WSO2 = "/events", "/open-banking/v3.1/events", "/api/fs/event-notifications/events"
 
@@ -181,3 +181,27 @@ def test_405_tells_the_method_that_is_allowed(client: FlaskClient, path: str) ->
 def test_a_refusal_reads_as_its_description() -> None:
     """The text of the exception is for the caller to read."""
     assert str(Refused("malformed", "what is wrong")) == "what is wrong"
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (b"SECRET /events\r\n\r\n", 400),
+        (b"GET /healthz HTTP/9.9\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nAuthorization : Basic SECRET\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nAuthorization: Basic\r\n SECRET\r\n\r\n", 400),
+        (b"GET /" + b"SECRET" * 1000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET /healthz HTTP/1.1\r\nX: " + b"SECRET" * 2000 + b"\r\n\r\n", 431),
+        (b"POST /events HTTP/1.1\r\nTransfer-Encoding: SECRET\r\n\r\n", 501),
+        (b"POST /events HTTP/1.1\r\nExpect: SECRET\r\n\r\n", 417),
+    ],
+)
+def test_what_is_no_request_is_told_in_our_shape_too(shared_server: Server, text: bytes, status: int) -> None:
+    """Issue 2, 3: every refusal has its one shape. What was sent, a secret perhaps, is neither sent back nor logged."""
+    reply = shared_server.raw(text)
+    assert (reply.status, reply.headers["content-type"]) == (status, "application/json")
+    assert set(reply.json) == {"err", "description"}
+    assert uuid.UUID(reply.headers["x-fapi-interaction-id"])
+    assert reply.headers["cache-control"] == "no-store"
+    assert b"SECRET" not in reply.body
+    assert "SECRET" not in shared_server.log.read_text()

@@ -207,7 +207,7 @@ def test_a_server_that_takes_too_long_is_told_too(here: Embedded, monkeypatch: p
     with pytest.raises(OSError, match="did not start"):
         here.ensure()
     monkeypatch.undo()
-    wait_for(here._answers)
+    wait_for(lambda: here._answers(b"+PONG"))
     here.ensure()
 
 

@@ -255,6 +255,10 @@ class Text(io.BytesIO):
         """Not yet: the next answer may follow."""
 
 
+OURS = b"\r\nContent-Security-Policy:"
+"""What the application's answers have, and those to what gunicorn cannot read have not."""
+
+
 def send(port: int, asked: Asked) -> list[Reply]:
     """Send, hang up our half, and read every answer to the end."""
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
@@ -271,7 +275,7 @@ def send(port: int, asked: Asked) -> list[Reply]:
             pass
     source, replies = Text(text), []
     while source.tell() < len(text):
-        bare = asked.method if text.find(b"\r\nx-fapi-interaction-id:", source.tell()) >= 0 else "GET"  # gunicorn's own
+        bare = asked.method if text.find(OURS, source.tell()) >= 0 else "GET"  # gunicorn's own have a body
         answer = http.client.HTTPResponse(source, method=bare)  # type: ignore[arg-type]
         answer.begin()
         body = answer.read()
@@ -281,9 +285,10 @@ def send(port: int, asked: Asked) -> list[Reply]:
 
 def check(asked: Asked, reply: Reply) -> None:
     """What every answer keeps to."""
-    if "x-fapi-interaction-id" not in reply.headers:
-        assert reply.status < 500 or reply.status in (501, 505), "gunicorn's own"
-        assert not asked.sound or reply.status in (400, 413, 414, 431), (asked, reply)
+    assert reply.headers["x-fapi-interaction-id"]
+    if "content-security-policy" not in reply.headers:  # gunicorn's own
+        assert reply.status in (400, 414, 417, 431) or (reply.status == 501 and not asked.sound), (asked, reply)
+        check_shape(PROFILES[0], reply.body)
         return
     assert reply.status < 500, (asked, reply)
     if reply.status < 400 or asked.method == "HEAD":

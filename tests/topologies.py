@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -29,7 +30,7 @@ def cluster(directory: Path, primaries: int = 3, replicas: int = 0) -> Iterator[
                 *("--cluster-allow-replica-migration", "no"),
             ).start()
         )
-    clients = [redis.Redis(port=node.port, decode_responses=True) for node in nodes]
+    clients: list[Any] = [redis.Redis(port=node.port, decode_responses=True) for node in nodes]
     try:
         for number, client in enumerate(clients[:primaries]):
             first, last = SLOTS * number // primaries, SLOTS * (number + 1) // primaries - 1
@@ -43,7 +44,7 @@ def cluster(directory: Path, primaries: int = 3, replicas: int = 0) -> Iterator[
             client.execute_command("CLUSTER", "REPLICATE", clients[number % primaries].execute_command("CLUSTER MYID"))
         wait_for(lambda: all(client.cluster("INFO")["cluster_state"] == "ok" for client in clients), 30)
         for node in nodes[primaries:]:
-            wait_for(lambda node=node: b"master_link_status:up" in node.ask(b"INFO replication"), 30)
+            wait_for(partial(_follows, node), 30)
         yield nodes
     finally:
         for client in clients:
@@ -73,7 +74,7 @@ def sentinels(directory: Path, number: int = 3) -> Iterator[tuple[list[RedisServ
     try:
         for port in ports:
             wait_for(partial(_knows, port, number), 30)
-        wait_for(lambda: b"master_link_status:up" in replica.ask(b"INFO replication"), 30)
+        wait_for(partial(_follows, replica), 30)
         yield [primary, replica], ports
     finally:
         for process in processes:
@@ -83,10 +84,14 @@ def sentinels(directory: Path, number: int = 3) -> Iterator[tuple[list[RedisServ
             server.kill()
 
 
+def _follows(replica: RedisServer) -> bool:
+    return b"master_link_status:up" in replica.ask(b"INFO replication")
+
+
 def _knows(port: int, number: int) -> bool:
     with redis.Redis(port=port, decode_responses=True) as client:
         try:
-            found = client.sentinel_masters()["eventpoll"]
+            found: Any = client.sentinel_masters()["eventpoll"]
         except (redis.ConnectionError, KeyError):
             return False
-    return found["num-slaves"] >= 1 and found["num-other-sentinels"] == number - 1
+    return bool(found["num-slaves"] >= 1 and found["num-other-sentinels"] == number - 1)

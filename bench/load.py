@@ -1,0 +1,93 @@
+"""Load: wrk with the scripts in wrk/ where it is installed, else a client of our own in Python, which is slower."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import pyload
+from bench.sets import JTI_CHARACTERS, SET_CHARACTERS
+
+SCRIPTS = Path(__file__).resolve().parent / "wrk"
+WRK = None if os.environ.get("BENCH_LOAD") == "python" else shutil.which("wrk")
+THREADS, CONNECTIONS = 2, 32
+
+
+class BadLoad(Exception):
+    """A round in which something was answered that does not count, or the SETs ran out."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked, again and again. Without a body it is a GET."""
+
+    script: str  # fixed, poll or push
+    path: str
+    body: str | None = None
+    content_type: str = "application/json"
+    authorization: str = ""
+    page: int = 0
+    form: bool = False
+    file: Path | None = None
+
+    def environ(self) -> dict[str, str]:
+        """The same, as the scripts read it."""
+        found = {
+            "BENCH_SCRIPTS": str(SCRIPTS),
+            "BENCH_PATH": self.path,
+            "BENCH_TYPE": self.content_type,
+            "BENCH_AUTHORIZATION": self.authorization,
+            "BENCH_PAGE": str(self.page),
+            "BENCH_FORM": str(int(self.form)),
+            "BENCH_JTI": str(JTI_CHARACTERS),
+            "BENCH_SET": str(SET_CHARACTERS),
+            "BENCH_FILE": str(self.file or ""),
+        }
+        return found if self.body is None else {**found, "BENCH_BODY": self.body}
+
+
+def generator() -> str:
+    """What makes the load."""
+    if WRK is None:
+        return f"a Python client, {CONNECTIONS} connections (wrk is not installed: absolute figures are too low)"
+    told = subprocess.run([WRK, "-v"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"\d+\.\d+\S*", told)
+    return f"wrk {version.group() if version else ''}, {THREADS} threads, {CONNECTIONS} connections"
+
+
+def run(url: str, load: Load, seconds: float) -> float:
+    """Requests/s. Raises BadLoad where one of them was not answered as it should be."""
+    requests, elapsed, wrong, told = _wrk(url, load, seconds) if WRK else pyload.run(url, load, seconds, CONNECTIONS)
+    if wrong or not requests:
+        raise BadLoad(f"{load.path}, {load.page} a page: {requests} answered, {wrong} wrong or run dry. {told}")
+    return requests / elapsed
+
+
+def _wrk(url: str, load: Load, seconds: float) -> tuple[int, float, int, str]:
+    """Its own time ends it only where we cannot: it counts whole seconds."""
+    arguments = [str(WRK), "-t", str(THREADS), "-c", str(CONNECTIONS), "-d", f"{seconds + 60:.0f}s"]
+    process = subprocess.Popen(
+        [*arguments, "--timeout", "20s", "-s", str(SCRIPTS / f"{load.script}.lua"), url],
+        env={**os.environ, **load.environ()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    found = re.search(r"^BENCH (\d+) (\d+) \d+ (\d+) (\d+) (\d+)", told, re.M)
+    if found is None:
+        raise BadLoad(f"wrk said: {told}")
+    requests, micros, *wrong = map(int, found.groups())
+    return requests, micros / 1e6, sum(wrong), told

@@ -1,0 +1,116 @@
+"""The load of wrk/*.lua, made in Python: for where wrk cannot be had."""
+
+import base64
+import selectors
+import socket
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from bench.sets import JTI_CHARACTERS, SET_CHARACTERS
+
+if TYPE_CHECKING:
+    from bench.load import Load
+
+STRIDE = JTI_CHARACTERS + SET_CHARACTERS + 6
+
+
+def message(path: str, body: bytes | None, content_type: str = "application/json", authorization: str = "") -> bytes:
+    """A request as it goes over the wire."""
+    lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", "Host: bench"]
+    if authorization:
+        lines.append(f"Authorization: {authorization}")
+    if body is not None:
+        lines += [f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
+
+
+class Connection:
+    """A connection that asks and hears, one at a time; `heard` is the answer's body once it is whole."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection((host, port), 30)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.status = 0
+        self._read = bytearray()
+
+    def ask(self, text: bytes) -> bytes:
+        """Send a request; the body of its answer."""
+        self.socket.sendall(text)
+        while (found := self.heard()) is None:
+            pass
+        return found
+
+    def heard(self) -> bytes | None:
+        """Read once; the body if that made it whole. Raises ConnectionError."""
+        part = self.socket.recv(1_048_576)
+        if not part:
+            raise ConnectionError("closed in the middle of an answer")
+        self._read += part
+        end = self._read.find(b"\r\n\r\n")
+        if end < 0:
+            return None
+        head = bytes(self._read[:end]).lower()
+        length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+        if len(self._read) < end + 4 + length:
+            return None
+        self.status = int(head[9:12])
+        body = bytes(self._read[end + 4 :])
+        self._read = bytearray()
+        return body
+
+    def close(self) -> None:
+        """Hang up."""
+        self.socket.close()
+
+
+def jtis(body: bytes, page: int) -> list[bytes]:
+    """The jtis of an answer, each in its quotes; empty where there are fewer than a page."""
+    start = body.find(b'"sets":{') + 8
+    found = [body[start + i * STRIDE : start + i * STRIDE + JTI_CHARACTERS + 2] for i in range(page)]
+    return found if found and found[-1][:2] == b'"j' and found[-1][-1:] == b'"' else []
+
+
+def poll_body(page: int, settled: bytes, form: bool = False) -> bytes:
+    """A poll for a page, with acks as jtis() has them, joined by commas."""
+    body = b'{"maxEvents":%d,"returnImmediately":true,"ack":[%b]}' % (page, settled)
+    return b"request=" + base64.b64encode(body + b" " * (-len(body) % 3)) if form else body
+
+
+def run(url: str, load: "Load", seconds: float, connections: int) -> tuple[int, float, int, str]:
+    """Requests, seconds, how many were answered wrongly, and nothing to tell."""
+    acks: deque[bytes] = deque()
+    lines = iter(load.file.read_bytes().splitlines() if load.file else ())
+    fixed = load.body.encode() if load.body is not None else None
+
+    bodies: dict[str, Callable[[], bytes | None]] = {
+        "fixed": lambda: fixed,
+        "poll": lambda: poll_body(load.page, acks.popleft() if acks else b"", load.form),
+        "push": lambda: next(lines, b"ran out"),
+    }
+    ask = bodies[load.script]
+    chosen = selectors.DefaultSelector()
+    opened = [Connection(urlsplit(url).port or 80) for _ in range(connections)]
+    answered = wrong = 0
+    start = perf_counter()
+    for connection in opened:
+        chosen.register(connection.socket, selectors.EVENT_READ, connection)
+        connection.socket.sendall(message(load.path, ask(), load.content_type, load.authorization))
+    while perf_counter() - start < seconds:
+        for key, _ in chosen.select(1):
+            connection = key.data
+            if (body := connection.heard()) is None:
+                continue
+            answered += 1
+            if load.script == "poll":
+                found = jtis(body, load.page)
+                acks.append(b",".join(found))
+                wrong += not found
+            wrong += connection.status >= 400
+            connection.socket.sendall(message(load.path, ask(), load.content_type, load.authorization))
+    elapsed = perf_counter() - start
+    for connection in opened:
+        connection.close()
+    return answered, elapsed, wrong, ""

@@ -1,0 +1,245 @@
+"""Redis Cluster and Sentinel behind the same service: real servers, real failovers."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import redis
+from redis.crc import key_slot
+
+from eventpoll.failures import Unavailable
+from eventpoll.records import Rules
+from eventpoll.store import Store
+from tests.conftest import BANK, ROOT, RedisServer, Server, set_of, start_server, wait_for
+from tests.test_inbox import Workers, delivered
+from tests.topologies import cluster, sentinels
+
+TPPS = [f"tpp-{number}" for number in range(6)]  # on all three nodes: see the first test
+NDJSON = {"Content-Type": "application/x-ndjson"}
+EVENT: dict[str, Any] = {"urn:test:event": {}}
+
+
+def cluster_url(nodes: list[RedisServer]) -> str:
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes[:3])
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    """A Cluster of three primaries, for the tests that leave it as it is."""
+    with cluster(tmp_path_factory.mktemp("cluster")) as found:
+        yield found
+
+
+@pytest.fixture
+def on_cluster(nodes: list[RedisServer]) -> Iterator[Store]:
+    """A store on it, empty."""
+    for node in nodes:
+        assert node.ask(b"FLUSHALL").startswith(b"+OK")
+    store = Store.open(cluster_url(nodes), Path(), Rules())
+    yield store
+    store.redis.close()
+
+
+@pytest.fixture
+def server(on_cluster: Store, nodes: list[RedisServer], serve: Callable[..., Server]) -> Server:
+    """gunicorn with two workers on the Cluster."""
+    return serve(
+        REDIS_URL=cluster_url(nodes), workers=2, EVENTPOLL_LONG_POLL_SECONDS="20", EVENTPOLL_POLL_RATE="900/hour"
+    )
+
+
+def keys_of(node: RedisServer) -> set[str]:
+    with redis.Redis(port=node.port, decode_responses=True) as client:
+        return set(client.keys("*"))
+
+
+def test_the_whole_life_of_sets_on_a_cluster(server: Server, nodes: list[RedisServer]) -> None:
+    """house.md: all keys of a TPP have one hash tag; streams lie on all nodes, and one list tells them all."""
+    for tpp in TPPS:
+        server.tpp(tpp)
+        server.push(tpp, "one")
+        lines = "\n".join(json.dumps({"jti": jti, "events": EVENT}) for jti in ("one", "two", "three"))
+        reply = server.request("POST", f"/streams/{tpp}/sets:batch", lines, NDJSON, BANK)
+        assert [json.loads(line)["status"] for line in reply.body.splitlines()] == [200, 201, 201]
+        found = server.poll(tpp, {"returnImmediately": True, "maxEvents": 2})
+        assert (list(found.json["sets"]), found.json["moreAvailable"]) == (["one", "two"], True)
+        assert "ratelimit" in found.headers
+        answer = server.poll(tpp, {"ack": ["one"], "setErrs": {"two": {"err": "jwtIss", "description": "no"}}})
+        assert list(answer.json["sets"]) == ["three"]
+        assert server.bank("POST", f"/streams/{tpp}/sets/two/requeue").status in (200, 204)
+    told = server.bank("GET", "/streams").json["streams"]
+    assert [(each["tpp"], each["pending"], each["in_flight"]) for each in told] == [(tpp, 1, 1) for tpp in TPPS]
+    homes = [{key.split("{")[1].split("}")[0] for key in keys_of(node) if "{" in key} for node in nodes]
+    assert all(homes)
+    assert sorted(tpp for home in homes for tpp in home & set(TPPS)) == TPPS
+    assert server.bank("DELETE", f"/streams/{TPPS[0]}?force=true").status in (200, 204)
+    assert [each["tpp"] for each in server.bank("GET", "/streams").json["streams"]] == TPPS[1:]
+
+
+def test_a_push_on_any_node_wakes_a_held_poll(server: Server, on_cluster: Store) -> None:
+    """Decision 12: on whichever worker it is held; a node hears what is published on the others."""
+    for tpp in TPPS:
+        server.tpp(tpp)
+    answers: dict[str, list[str]] = {}
+
+    def hold(tpp: str) -> None:
+        answers[tpp] = list(server.poll(tpp).json["sets"])
+
+    threads = [Thread(target=hold, args=(tpp,)) for tpp in TPPS]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: all(each["last_poll"] for each in server.bank("GET", "/streams").json["streams"]))
+    for tpp in TPPS:
+        on_cluster.push(tpp, "woken", set_of("woken"))
+    for thread in threads:
+        thread.join(15)
+    assert answers == {tpp: ["woken"] for tpp in TPPS}
+
+
+def test_the_inbox_is_on_another_node_than_the_streams(
+    on_cluster: Store, nodes: list[RedisServer], tmp_path: Path
+) -> None:
+    """Issue 3, 6: workers mint each entry once, wherever its stream is; a bad one is buried with its reason."""
+    for tpp in TPPS:
+        on_cluster.configure(tpp, "", {})
+    with redis.RedisCluster(port=nodes[1].port, host="127.0.0.1", decode_responses=True) as client:
+        for number in range(60):
+            client.xadd("eventpoll:inbox", {"tpp": TPPS[number % 6], "events": json.dumps(EVENT), "txn": str(number)})
+        client.xadd("eventpoll:inbox", {"tpp": "nobody", "events": json.dumps(EVENT)})
+    workers = Workers(cluster_url(nodes), tmp_path / "workers.log")
+    try:
+        running = [workers.start("--once") for _ in range(2)]
+        assert [each.wait(60) for each in running] == [0, 0], workers.log.read_text()
+    finally:
+        workers.stop()
+    assert sorted(int(claims["txn"]) for tpp in TPPS for claims in delivered(on_cluster, tpp).values()) == list(
+        range(60)
+    )
+    assert on_cluster.dead_entries() == 1
+    assert on_cluster.redis.xlen("eventpoll:inbox") == 0
+
+
+def test_push_set_finds_the_node(on_cluster: Store, nodes: list[RedisServer]) -> None:
+    """interface.md: redis-cli is enough, whichever server it asks first."""
+    for tpp in TPPS:
+        on_cluster.configure(tpp, "", {})
+        done = push_set(cluster_url(nodes), tpp)
+        assert (done.returncode, done.stdout) == (0, "shell: queued\n"), done.stderr
+    assert [on_cluster.status(tpp).pending for tpp in TPPS] == [1] * 6
+
+
+def push_set(url: str, tpp: str) -> "subprocess.CompletedProcess[str]":
+    environ = {"PATH": os.environ["PATH"], "REDIS_URL": url}
+    return subprocess.run(
+        [str(ROOT / "bank" / "push-set"), tpp],
+        input=set_of("shell"),
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=60,
+    )
+
+
+def test_slots_that_move_take_their_streams_along(on_cluster: Store, nodes: list[RedisServer]) -> None:
+    """While its keys move one by one, a stream is away: Redis runs no command on several keys then. Afterwards a
+    client with an old map is told where to go, for one command and for each line of a batch: nothing is lost."""
+    tpp, other = "moving", Store.open(cluster_url(nodes), Path(), Rules())
+    for store in (on_cluster, other):
+        store.configure(tpp, "", {})
+    on_cluster.push(tpp, "before", set_of("before"))
+    slot = key_slot(b"moving")
+    home = slot * 3 // 16_384
+    clients: list[Any] = [redis.Redis(port=nodes[n % 3].port, decode_responses=True) for n in (home, home + 1)]
+    source, target = clients
+    ids = [str(client.execute_command("CLUSTER MYID")) for client in (source, target)]
+
+    target.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[0])
+    source.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[1])
+    for key in source.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
+        source.execute_command("MIGRATE", "127.0.0.1", nodes[(home + 1) % 3].port, key, 0, 5000)
+    for store in (on_cluster, other):
+        assert isinstance(store.push_many(tpp, [("early", set_of("early"), "")])[0], Unavailable)
+    for client in (target, source):
+        client.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[1])
+
+    outcomes = other.push_many(tpp, [(jti, set_of(jti), "") for jti in ("moved", "before")])  # MOVED
+    assert [getattr(each, "outcome", each) for each in outcomes] == ["queued", "repeated"]
+    assert [jti for jti, _ in on_cluster.poll(tpp, max_events=9, profile="r").sets] == [b"before", b"moved"]
+    for client in (source, target):
+        client.close()
+    other.redis.close()
+
+
+def test_the_service_starts_while_the_cluster_is_away(tmp_path: Path, environ: dict[str, str]) -> None:
+    """Decision 19: 503 until it is there, and no restart then."""
+    with cluster(tmp_path / "cluster") as nodes:
+        for node in nodes:
+            node.kill()
+        server = start_server({**environ, "REDIS_URL": cluster_url(nodes)}, tmp_path / "served")
+        try:
+            assert server.request("GET", "/readyz").status == 503
+            assert server.bank("PUT", "/streams/one", {}).status == 503
+            for node in nodes:
+                node.start()
+            wait_for(lambda: server.request("GET", "/readyz").status == 200, 30)
+            server.tpp("one")
+            server.push("one", "a")
+            assert list(server.poll("one").json["sets"]) == ["a"]
+        finally:
+            server.stop()
+
+
+def test_when_a_primary_of_a_cluster_dies_its_replica_goes_on(tmp_path: Path, environ: dict[str, str]) -> None:
+    """503 while nobody has the slots; then as before, with all that the replica had, and no restart."""
+    with cluster(tmp_path / "cluster", replicas=3) as nodes:
+        server = start_server({**environ, "REDIS_URL": cluster_url(nodes)}, tmp_path / "served", workers=2)
+        try:
+            for tpp in TPPS:
+                server.tpp(tpp)
+                server.push(tpp, "before")
+            assert nodes[0].ask(b"WAIT 1 5000").startswith(b":")
+            nodes[0].kill()
+            wait_for(lambda: all(server.poll(tpp, {"maxEvents": 0}).status == 200 for tpp in TPPS), 60, 0.1)
+            for tpp in TPPS:
+                line = json.dumps({"jti": "after", "events": EVENT})
+                told = server.request("POST", f"/streams/{tpp}/sets:batch", line, NDJSON, BANK).json
+                assert told["status"] == 201, told
+                assert list(server.poll(tpp, {"returnImmediately": True}).json["sets"]) == ["before", "after"]
+        finally:
+            server.stop()
+
+
+def test_when_the_primary_dies_the_sentinels_name_another(tmp_path: Path, environ: dict[str, str]) -> None:
+    """interface.md, redis+sentinel://: the same, also for a poll that is held meanwhile, and for push-set."""
+    with sentinels(tmp_path / "sentinels") as ((primary, replica), ports):
+        url = "redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in ports) + "/eventpoll"
+        server = start_server({**environ, "REDIS_URL": url}, tmp_path / "served", workers=2)
+        try:
+            server.tpp("one")
+            server.push("one", "before")
+            assert push_set(url, "one").stdout == "shell: queued\n"
+            wait_for(lambda: replica.ask(b"HGET eventpoll:{one}:stream pushed").endswith(b"2\r\n"))
+            primary.kill()
+            wait_for(lambda: server.poll("one", {"maxEvents": 0, "returnImmediately": True}).status == 200, 60, 0.1)
+            assert push_set(url, "one").stdout == "shell: repeated\n"
+            assert list(server.poll("one", {"returnImmediately": True}).json["sets"]) == ["before", "shell"]
+        finally:
+            server.stop()
+
+
+@pytest.mark.parametrize("url", ["redis+cluster://127.0.0.1:1,127.0.0.1:2", "redis+sentinel://127.0.0.1:1/eventpoll"])
+def test_where_none_of_the_servers_answers_the_store_is_away(url: str) -> None:
+    """Decision 19, whatever the driver calls it."""
+    store = Store.open(url, Path(), Rules())
+    with pytest.raises(Unavailable):
+        store.ping()
+    with pytest.raises(Unavailable):
+        store.push_many("tpp", [("a", set_of("a"), "")])
+    with pytest.raises(Unavailable):
+        store.subscribe()
+    store.redis.close()
