@@ -4,20 +4,19 @@ import logging
 import re
 import uuid
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, current_app, request
 from flask.sansio.scaffold import Scaffold
 from werkzeug.exceptions import HTTPException
 
 from eventpoll import profiles
 from eventpoll.errors import BY_STATUS, Refused
 from eventpoll.failures import Unavailable
+from eventpoll.refusals import refusal
 from eventpoll.service import Service
 
 log = logging.getLogger(__name__)
 
 SAFE_ID = re.compile(r"[\x20-\x7e]{1,256}")
-RETRY_AFTER = "2"
-"""Seconds after which a caller may try again when the store is away: whole ones, as receivers read no others."""
 
 
 def init(scaffold: Scaffold) -> None:
@@ -38,40 +37,44 @@ def init_app(app: Flask) -> None:
 
 def interaction_id() -> str:
     """x-fapi-interaction-id: the caller's, whatever its form, if it is safe to echo; else a fresh UUID."""
-    if "interaction_id" not in g:
-        sent = request.headers.get("x-fapi-interaction-id", "")
-        g.interaction_id = sent if SAFE_ID.fullmatch(sent) else str(uuid.uuid4())
-    return str(g.interaction_id)
+    environ = request.environ
+    known: str | None = environ.get("eventpoll.interaction_id")
+    if known is None:
+        sent = environ.get("HTTP_X_FAPI_INTERACTION_ID", "")
+        known = environ["eventpoll.interaction_id"] = sent if SAFE_ID.fullmatch(sent) else str(uuid.uuid4())
+    return known
 
 
 def finish(response: Response) -> Response:
     """The headers of every answer."""
     headers = response.headers
-    headers["x-fapi-interaction-id"] = interaction_id()
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+    if "x-fapi-interaction-id" in headers:  # what a blueprint answers passes here twice
+        return response
     if response.status_code in (202, 204):  # no body, so no type of it
         headers.pop("Content-Type", None)
-    if "Cache-Control" not in headers:
-        headers["Cache-Control"] = "no-store"
+    headers.add("x-fapi-interaction-id", interaction_id())
+    headers.add("X-Content-Type-Options", "nosniff")
+    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+    headers.setdefault("Cache-Control", "no-store")
     return response
 
 
 def refuse_cross_site() -> None:
     """A browser on another site must not act with credentials that it keeps for ours. Raises Refused."""
-    if request.method in ("GET", "HEAD"):
+    environ = request.environ
+    if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
         return
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
     if site not in (None, "same-origin", "none") or (origin is not None and origin.partition("://")[2] != request.host):
         raise Refused("forbidden", "a page of another site may not do this")
 
 
-def refuse(refusal: Refused) -> Response:
+def refuse(refused: Refused) -> Response:
     """The answer to a refused request, in the shape of its profile."""
     service: Service = current_app.extensions["eventpoll"]
     profile = profiles.of_path(service.profiles, request.path)
-    text = profile.refuse(refusal, interaction_id())
-    response = Response(text, refusal.row.status, refusal.headers)
+    text = profile.refuse(refused, interaction_id())
+    response = Response(text, refused.row.status, refused.headers)
     if text:
         response.headers["Content-Type"] = profile.content_type
         response.headers["Content-Language"] = "en"  # RFC 8935 section 2.3
@@ -84,11 +87,11 @@ def refuse_http(error: HTTPException) -> Response:
     """What Flask or Werkzeug refuse, in our shapes."""
     status = error.code or 500
     code = BY_STATUS.get(status, "internal" if status >= 500 else "malformed")
-    refusal = Refused(code, DESCRIPTIONS.get(status, (error.name or "error").lower()))
+    refused = Refused(code, DESCRIPTIONS.get(status, (error.name or "error").lower()))
     allowed = getattr(error, "valid_methods", None)
     if allowed:
-        refusal.headers["Allow"] = ", ".join(sorted(allowed))
-    response = refuse(refusal)
+        refused.headers["Allow"] = ", ".join(sorted(allowed))
+    response = refuse(refused)
     response.status_code = status
     return response
 
@@ -105,8 +108,7 @@ DESCRIPTIONS = {
 def refuse_unavailable(error: Unavailable) -> Response:
     """The store is away: try again. What was asked may or may not have been done; to ask again is safe."""
     log.error("The store is unavailable: %s", error)
-    description = "the store is not available at the moment: try again"
-    return refuse(Refused("unavailable", description, headers={"Retry-After": RETRY_AFTER}))
+    return refuse(refusal(error))
 
 
 def refuse_unexpected(error: Exception) -> Response:

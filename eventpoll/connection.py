@@ -18,8 +18,8 @@ from eventpoll.embedded import Embedded, NoServer
 TIMEOUT_SECONDS = 5.0
 """How long one command may take before the caller is told that the store is away."""
 
-MAX_CONNECTIONS = 64
-"""Connections of one process to one server; a request that finds none free waits for one."""
+MAX_CONNECTIONS = 32
+"""Connections of one process to one server, beside those of roundtrip; who finds none free waits for one."""
 
 
 class EmbeddedConnection(redis.UnixDomainSocketConnection):

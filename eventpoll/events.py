@@ -78,8 +78,8 @@ def push_lines(transmitter: Transmitter, tpp: str, lines: Iterable[bytes], scope
 
 
 def _chunks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The lines that are not blank, some at a time: few at first, so that who waits for a result before the next line
-    soon has it. Where reading is refused, what came before is not lost."""
+    """The lines that are not blank, some at a time: few at first, so that the first results come soon. Where reading
+    is refused, what came before is not lost."""
     chunk: list[bytes] = []
     size = 1
     try:

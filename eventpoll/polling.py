@@ -1,8 +1,10 @@
 """POST …/events: one view for all profiles."""
 
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
-from flask import Blueprint, Response, current_app, request
+import flask
+from flask import Blueprint, Request, Response
 
 from eventpoll import profiles, requestlog
 from eventpoll.auth import Caller
@@ -22,7 +24,7 @@ def blueprint(service: Service) -> Blueprint:
         bp.add_url_rule(
             profile.path,
             endpoint=profile.name,
-            view_func=poll,
+            view_func=partial(poll, service),
             defaults={"profile": profile},
             methods=["POST"],
             provide_automatic_options=False,
@@ -32,15 +34,15 @@ def blueprint(service: Service) -> Blueprint:
     return bp
 
 
-def poll(profile: Profile) -> Response:
+def poll(service: Service, profile: Profile) -> Response:
     """Poll, acknowledge, report errors: RFC 8936 section 2.4."""
-    service = cast(Service, current_app.extensions["eventpoll"])
+    request: Request = cast(Any, flask.request)._get_current_object()  # once: its proxy looks it up at each use
     caller = service.door.caller(request)
     requestlog.note(profile=profile.name, tpp=caller.name)
     try:
         profiles.want_json_answer(request)
         members = profile.read(request)
-        tpp = _tpp(profile, caller)  # before the members are judged, as WSO2 does
+        tpp = _tpp(profile, caller, request)  # before the members are judged, as WSO2 does
         asked = profile.poll(members)
     except Refused:
         service.prove(caller, request)  # who is not let in is told nothing else
@@ -57,11 +59,11 @@ def poll(profile: Profile) -> Response:
             hold=profile.holds(asked),
             proof=caller.proof,
             families=caller.families,
-            unknown_is_empty=not caller.proof and not caller.bank,
+            unknown_is_empty=caller.polls and not caller.proof and tpp == caller.name,
             client=request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket"),
         )
     except (NoStream, Denied):
-        raise _unknown(service, profile, caller, tpp) from None
+        raise _unknown(service, profile, caller, tpp, request) from None
     except TooManyJtis as error:
         service.prove(caller, request)
         raise Refused("field_invalid", str(error), "ack") from None
@@ -72,7 +74,7 @@ def poll(profile: Profile) -> Response:
     return Response(text, status, headers, content_type=profile.content_type)
 
 
-def _tpp(profile: Profile, caller: Caller) -> str:
+def _tpp(profile: Profile, caller: Caller, request: Request) -> str:
     """Whose stream is polled. Raises Refused."""
     if not isinstance(profile, Wso2):
         if not caller.polls:
@@ -90,7 +92,7 @@ def _tpp(profile: Profile, caller: Caller) -> str:
     return caller.name
 
 
-def _unknown(service: Service, profile: Profile, caller: Caller, tpp: str) -> Refused:
+def _unknown(service: Service, profile: Profile, caller: Caller, tpp: str, request: Request) -> Refused:
     if not caller.bank:
         return service.door.denied(request, caller.name)
     # WSO2's own words, its two dots and its last blank included.

@@ -179,6 +179,8 @@ def of_path(profiles: list[Profile], path: str) -> Profile:
 def want_type(request: Request, wanted: str, absent: bool = False) -> None:
     """Raises Refused unless the body is declared as `wanted` (or, where `absent`, as nothing), in UTF-8 and not
     compressed."""
+    if request.environ.get("CONTENT_TYPE") == wanted and "HTTP_CONTENT_ENCODING" not in request.environ:
+        return
     charset = request.mimetype_params.get("charset", "utf-8").lower()
     declared = request.mimetype == wanted or (absent and not request.headers.get("Content-Type", "").strip())
     if not declared or charset not in ("utf-8", "utf8", "us-ascii"):

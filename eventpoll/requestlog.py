@@ -7,12 +7,14 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Response, g, request
+from flask import Response, request
 from flask.sansio.scaffold import Scaffold
 
 from eventpoll import answers
 
 log = logging.getLogger(__name__)
+
+NOTED, BEGUN = "eventpoll.noted", "eventpoll.begun"
 
 LONGEST_PATH = 1024
 """Characters of a path that are told; none of ours is longer."""
@@ -20,7 +22,7 @@ LONGEST_PATH = 1024
 
 def note(**facts: Any) -> None:
     """Add to the line of this request: the TPP, the profile, counts."""
-    g.setdefault("noted", {}).update(facts)
+    request.environ.setdefault(NOTED, {}).update(facts)
 
 
 def init(scaffold: Scaffold) -> None:
@@ -30,11 +32,11 @@ def init(scaffold: Scaffold) -> None:
 
 
 def _begin() -> None:
-    g.begun = time.monotonic()
+    request.environ[BEGUN] = time.monotonic()
 
 
 def _write(response: Response) -> Response:
-    begun = g.pop("begun", None)
+    begun = request.environ.pop(BEGUN, None)
     if begun is None:  # written already, or never begun
         return response
     profile = (request.view_args or {}).get("profile")
@@ -51,7 +53,7 @@ def _write(response: Response) -> Response:
         "ms": round((time.monotonic() - begun) * 1000, 1),
         "address": request.remote_addr,
         "x-fapi-interaction-id": answers.interaction_id(),
-        **g.get("noted", {}),
+        **request.environ.get(NOTED, {}),
     }
     try:
         sys.stdout.write(json.dumps(line) + "\n")  # in one piece: other workers write here too

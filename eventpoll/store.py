@@ -19,6 +19,7 @@ from eventpoll import keys, records
 from eventpoll.connection import connect, node_of, nodes, seek
 from eventpoll.failures import NoStream, StoreError, errors, refused
 from eventpoll.records import Answer, Facts, Pushed, Rules, SetRecord, Status
+from eventpoll.roundtrip import RoundTrips
 from eventpoll.subscription import Subscription
 
 NOT_RUN = (NoScriptError, MovedError, AskError, TryAgainError)
@@ -34,6 +35,7 @@ class Store:
         self.redis = client
         self.rules = rules
         self.where = where
+        self._trips = RoundTrips(client) if RoundTrips.serve(client) else None
         lua = importlib.resources.files("eventpoll") / "lua"
         self._texts = {name: (lua / f"{name}.lua").read_text(encoding="utf-8") for name in COMMANDS}
         self._shas = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._texts.items()}  # noqa: S324
@@ -222,13 +224,16 @@ class Store:
                 return error
         return refused(reply) if isinstance(reply, Exception) else records.pushed(reply)
 
+    def _ask(self, *command: str | int | bytes) -> Any:
+        return self._trips.ask(*command) if self._trips else self.redis.execute_command(*command)  # type: ignore[no-untyped-call]
+
     def _run(self, name: str, tpp: str, *args: str | int | bytes) -> Any:
         names = keys.of(tpp)
         with errors():
             try:
-                return self.redis.evalsha(self._shas[name], len(names), *names, *args)
+                return self._ask("EVALSHA", self._shas[name], len(names), *names, *args)
             except NoScriptError:  # the server was restarted or flushed: nothing was run
-                return self.redis.eval(self._texts[name], len(names), *names, *args)
+                return self._ask("EVAL", self._texts[name], len(names), *names, *args)
 
 
 def _facts(server: redis.Redis) -> Facts:
