@@ -208,6 +208,8 @@ class Config:
     on_error: str = setting("EVENTPOLL_ON_ERROR", "park", _one_of(*ON_ERROR))
     retention_days: float = setting("EVENTPOLL_RETENTION_DAYS", 30.0, _decimal(0, 36_500, above=True))
     dedupe_seconds: float = setting("EVENTPOLL_DEDUPE_SECONDS", 86_400.0, _decimal(0, 31_536_000))
+    wait_replicas: int = setting("EVENTPOLL_WAIT_REPLICAS", 0, _whole(0, 100))
+    wait_replicas_ms: int = setting("EVENTPOLL_WAIT_REPLICAS_MS", 1000, _whole(1, 4000))
     wso2_empty_status: int = setting("EVENTPOLL_WSO2_EMPTY_STATUS", 200, lambda text: int(_one_of("200", "404")(text)))
     push_jwks: KeySet | None = setting("EVENTPOLL_PUSH_JWKS", None, _public_keys)
     obie_iss: str | None = setting("EVENTPOLL_OBIE_ISS", None, str)
@@ -277,6 +279,8 @@ def _contradictions(config: Config) -> Iterator[str]:
     keys = config.signing_keys.keys if config.signing_keys else []
     if keys and wanted and not any(wanted in signing_algorithms(key) for key in keys):
         yield f"EVENTPOLL_SET_PROFILE: {config.set_profile} wants an RSA key that may sign with {wanted}"
+    if config.wait_replicas and config.redis_url is None:
+        yield "EVENTPOLL_WAIT_REPLICAS: the embedded store has no replicas; set REDIS_URL"
     token = (config.token_issuer, config.token_audience, config.token_jwks)
     if any(token) and not all(token):
         yield "EVENTPOLL_TOKEN_ISSUER, EVENTPOLL_TOKEN_AUDIENCE and EVENTPOLL_TOKEN_JWKS: set all three or none"

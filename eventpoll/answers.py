@@ -8,7 +8,7 @@ from flask import Flask, Response, current_app, request
 from flask.sansio.scaffold import Scaffold
 from werkzeug.exceptions import HTTPException
 
-from eventpoll import profiles
+from eventpoll import pages, profiles
 from eventpoll.errors import BY_STATUS, Refused
 from eventpoll.failures import Unavailable
 from eventpoll.refusals import refusal
@@ -70,7 +70,9 @@ def refuse_cross_site() -> None:
 
 
 def refuse(refused: Refused) -> Response:
-    """The answer to a refused request, in the shape of its profile."""
+    """The answer to a refused request, in the shape of its profile; in the console, to a browser, a page."""
+    if pages.wanted():
+        return pages.refused(refused, interaction_id())
     service: Service = current_app.extensions["eventpoll"]
     profile = profiles.of_path(service.profiles, request.path)
     text = profile.refuse(refused, interaction_id())

@@ -149,6 +149,8 @@ def peek(service: Service, tpp: str, jti: str | None, state: str | None, limit: 
 def _history(record: SetRecord) -> list[str]:
     whole = views.whole_secevent(record)
     lines = [cell(f"{record.jti} is {record.state.replace('_', ' ')}, delivered {record.deliveries} times.")]
+    if record.scope:
+        lines.append(f"Its family is {record.scope}: tokens of other families do not see it.")
     if record.error:
         lines.append(cell(f"Error: {record.error.get('err')}: {record.error.get('description', '-')}"))
     if earlier := whole.get("earlier_deliveries"):

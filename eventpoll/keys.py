@@ -25,6 +25,8 @@ STREAM_KEYS = (
 #: Sorted set of the names of all streams, each with score 0: in alphabetical order.
 STREAMS = "eventpoll:streams"
 
+#: Hash of what the streams that are no more had counted: so a count over all streams never goes back.
+FORGOTTEN = "eventpoll:forgotten"
 
 #: Stream of raw events that wait to be minted, and the stream of those that could not be.
 INBOX = "eventpoll:inbox"

@@ -20,6 +20,9 @@ FAMILIES = ("", "accounts", "payments", "fundsconfirmations")
 EVERY_FAMILY = "0123"
 LANE = 2**51
 
+#: What each stream counts, in the order in which forget.lua answers it.
+COUNTERS = ("pushed", "delivered", "acked", "reported", "discarded", "expired")
+
 BY = {"r": "rfc8936", "o": "obie", "w": "wso2", "b": "bank", "s": "service"}
 
 
@@ -32,6 +35,8 @@ class Rules:
     on_error: str = "park"
     retention: float = 30 * 86400.0
     dedupe: float = 86400.0
+    wait_replicas: int = 0
+    wait: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,16 @@ class Status:
     parked: int
     oldest: dict[str, float | None]  # seconds since the oldest SET of each state was pushed
     fields: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Hour:
+    """What a stream counted in one hour, which begins `at`."""
+
+    at: datetime
+    pushed: int
+    delivered: int
+    acked: int
 
 
 @dataclass(frozen=True)
@@ -154,3 +169,19 @@ def status(tpp: str, reply: list[Any]) -> Status:
     }
     fields = {rest[i].decode(): rest[i + 1].decode() for i in range(3, len(rest), 2)}
     return Status(tpp, pending, in_flight, parked, oldest, fields)
+
+
+HOURS = 24
+"""For how many hours, the present one too, a stream's notes tell what was counted in each."""
+
+
+def hours(fields: Mapping[str, str], now: datetime) -> list[Hour]:
+    """What a stream counted in each of the last hours, the latest last: the differences between the notes."""
+    notes = [[int(number) for number in note.split()] for note in filter(None, fields.get("hours", "").split(","))]
+    stood = [note[1:] for note in notes] + [[int(fields.get(name, 0)) for name in ("pushed", "delivered", "acked")]]
+    counted: dict[int, list[int]] = {}
+    for (hour, *_), before, after in zip(notes, stood, stood[1:], strict=False):
+        counts = counted.setdefault(hour, [0, 0, 0])
+        counted[hour] = [sum(each) - less for *each, less in zip(counts, after, before, strict=True)]
+    last = max([int(now.timestamp()) // 3600, *counted])
+    return [Hour(_when(hour * 3_600_000), *counted.get(hour, (0, 0, 0))) for hour in range(last - HOURS + 1, last + 1)]

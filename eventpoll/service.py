@@ -48,6 +48,8 @@ class Service:
             on_error=config.on_error,
             retention=config.retention_days * 86400,
             dedupe=config.dedupe_seconds,
+            wait_replicas=config.wait_replicas,
+            wait=config.wait_replicas_ms / 1000,
         )
         store = Store.open(config.redis_url, config.data_dir, rules)
         transmitter = Transmitter(

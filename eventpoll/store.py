@@ -4,28 +4,20 @@ Nothing above this module imports redis or knows a key. Whatever keeps Redis fro
 Unavailable; what a command itself refuses is raised as the class that its named error stands for.
 """
 
-import hashlib
-import importlib.resources
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis
-from redis.exceptions import AskError, MovedError, NoScriptError, TryAgainError
 
 from eventpoll import keys, records
-from eventpoll.connection import connect, node_of, nodes, seek
-from eventpoll.failures import NoStream, StoreError, errors, refused
+from eventpoll.commands import Commands
+from eventpoll.connection import connect, nodes
+from eventpoll.failures import NoSet, NoStream, StoreError, errors, refused
 from eventpoll.records import Answer, Facts, Pushed, Rules, SetRecord, Status
-from eventpoll.roundtrip import RoundTrips
 from eventpoll.subscription import Subscription
-
-NOT_RUN = (NoScriptError, MovedError, AskError, TryAgainError)
-"""Replies of a server that does not know the command, or does not keep the keys: nothing was run."""
-
-COMMANDS = ("push", "poll", "configure", "rotate", "status", "peek", "find", "requeue", "discard", "sweep", "forget")
 
 
 class Store:
@@ -35,10 +27,8 @@ class Store:
         self.redis = client
         self.rules = rules
         self.where = where
-        self._trips = RoundTrips(client) if RoundTrips.serve(client) else None
-        lua = importlib.resources.files("eventpoll") / "lua"
-        self._texts = {name: (lua / f"{name}.lua").read_text(encoding="utf-8") for name in COMMANDS}
-        self._shas = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._texts.items()}  # noqa: S324
+        self.commands = Commands(client)
+        self._run = self.commands.run
 
     @classmethod
     def open(cls, url: str | None, data_dir: Path, rules: Rules) -> "Store":
@@ -52,6 +42,11 @@ class Store:
 
     def push(self, tpp: str, jti: str, secevent: str, scope: str = "") -> Pushed:
         """Queue a SET, once per jti. Raises NoStream, BadSet, Full."""
+        if self.rules.wait_replicas:
+            (outcome,) = self.push_many(tpp, [(jti, secevent, scope)])
+            if isinstance(outcome, StoreError):
+                raise outcome
+            return outcome
         return records.pushed(self._run("push", tpp, jti, secevent, *self._push_rules(), records.FAMILIES.index(scope)))
 
     def push_many(self, tpp: str, sets: Sequence[tuple[str, str, str]]) -> "list[Pushed | StoreError]":
@@ -59,18 +54,13 @@ class Store:
 
         Raises Unavailable.
         """
-        names, rules = keys.of(tpp), self._push_rules()
-        with errors():
-            try:
-                pipeline = node_of(self.redis, names[0]).pipeline(transaction=False)
-                for jti, secevent, scope in sets:
-                    family = records.FAMILIES.index(scope)
-                    pipeline.evalsha(self._shas["push"], len(names), *names, jti, secevent, *rules, family)
-                replies = pipeline.execute(raise_on_error=False)
-            except (redis.ConnectionError, redis.TimeoutError):
-                seek(self.redis)
-                raise
-        return [self._pushed(tpp, one, reply) for one, reply in zip(sets, replies, strict=True)]
+        rules = self.rules
+        calls = [
+            (tpp, (jti, secevent, *self._push_rules(), records.FAMILIES.index(scope), int(rules.wait_replicas > 0)))
+            for jti, secevent, scope in sets
+        ]
+        replies = self.commands.run_many("push", calls, rules.wait_replicas, _milliseconds(rules.wait))
+        return [refused(reply) if isinstance(reply, Exception) else records.pushed(reply) for reply in replies]
 
     def poll(
         self,
@@ -156,8 +146,13 @@ class Store:
 
     def forget(self, tpp: str, *, force: bool = False) -> None:
         """Take a stream away. Raises NoStream, Outstanding."""
-        self._run("forget", tpp, int(force))
+        _, *counted = self._run("forget", tpp, int(force))
         with errors():
+            # Two steps, as on a Cluster they must be. Until the second the name is listed, and has no stream: so
+            # who counts over all streams knows that these counts are on their way.
+            for name, count in zip(records.COUNTERS, counted, strict=True):
+                if count:
+                    self.redis.hincrby(keys.FORGOTTEN, name, count)
             self.redis.zrem(keys.STREAMS, tpp)
             made_again = self.redis.exists(keys.of(tpp)[0])
         if made_again:
@@ -181,6 +176,42 @@ class Store:
                 break
             after = names[-1].decode()
         return found
+
+    def names(self, after: str = "", page: int = 200) -> Iterator[list[str]]:
+        """The names of the streams, from behind the name `after`, page by page. Raises Unavailable."""
+        while True:
+            with errors():
+                listed: list[Any] = list(
+                    self.redis.zrange(keys.STREAMS, f"({after}" if after else "-", "+", bylex=True, offset=0, num=page)
+                )
+            if not listed:
+                return
+            yield [name.decode() for name in listed]
+            after = listed[-1].decode()
+
+    def statuses(self, tpps: Sequence[str] | None = None) -> Iterator[Status | None]:
+        """How each stream stands, or each of those, in few round trips; None for a name that has no stream: one that
+        is being made or forgotten. Raises Unavailable."""
+        for names in self.names() if tpps is None else [tpps]:
+            for tpp, reply in self._run_on("status", names):
+                yield None if reply is None else records.status(tpp, reply)
+
+    def found(self, jti: str, tpps: Sequence[str]) -> list[tuple[str, SetRecord]]:
+        """All about the SETs that have a jti on any of those streams, in one round trip. Raises Unavailable."""
+        replies = self._run_on("find", tpps, jti, _milliseconds(self.rules.dedupe))
+        told = [(tpp, reply) for tpp, reply in replies if reply is not None]
+        return [(tpp, records.set_record(jti, reply[0].decode(), *reply[1:])) for tpp, reply in told]
+
+    def forgotten(self) -> dict[str, int]:
+        """What the streams that are no more had counted. Raises Unavailable."""
+        with errors():
+            told = self.redis.hgetall(keys.FORGOTTEN)
+        return {name: int(told.get(name.encode(), 0)) for name in records.COUNTERS}
+
+    def inbox_entries(self) -> int:
+        """How many entries of the inbox are not minted yet. Raises Unavailable."""
+        with errors():
+            return int(self.redis.xlen(keys.INBOX))
 
     def ping(self) -> None:
         """Raises Unavailable unless the store can be written to."""
@@ -209,31 +240,20 @@ class Store:
         """A connection of its own that hears the wake-ups of the streams that it is told to listen to."""
         return Subscription(self.redis)
 
+    def _run_on(self, name: str, tpps: Sequence[str], *arguments: str | int) -> Iterator[tuple[str, Any]]:
+        """The reply for each stream; None where there is no such stream or SET. Raises Unavailable."""
+        for tpp, reply in zip(tpps, self.commands.run_many(name, [(tpp, arguments) for tpp in tpps]), strict=True):
+            error = refused(reply) if isinstance(reply, Exception) else None
+            if error and not isinstance(error, NoStream | NoSet):
+                raise error
+            yield tpp, None if error else reply
+
     def _list(self, tpp: str) -> None:
         with errors():
             self.redis.zadd(keys.STREAMS, {tpp: 0})
 
     def _push_rules(self) -> tuple[int, int]:
         return _milliseconds(self.rules.dedupe), _milliseconds(self.rules.retention)
-
-    def _pushed(self, tpp: str, one: tuple[str, str, str], reply: Any) -> "Pushed | StoreError":
-        if isinstance(reply, NOT_RUN):  # alone, it finds its way
-            try:
-                return self.push(tpp, *one)
-            except StoreError as error:
-                return error
-        return refused(reply) if isinstance(reply, Exception) else records.pushed(reply)
-
-    def _ask(self, *command: str | int | bytes) -> Any:
-        return self._trips.ask(*command) if self._trips else self.redis.execute_command(*command)  # type: ignore[no-untyped-call]
-
-    def _run(self, name: str, tpp: str, *args: str | int | bytes) -> Any:
-        names = keys.of(tpp)
-        with errors():
-            try:
-                return self._ask("EVALSHA", self._shas[name], len(names), *names, *args)
-            except NoScriptError:  # the server was restarted or flushed: nothing was run
-                return self._ask("EVAL", self._texts[name], len(names), *names, *args)
 
 
 def _facts(server: redis.Redis) -> Facts:

@@ -3,10 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from eventpoll.records import SetRecord, Status
+from eventpoll.records import COUNTERS, SetRecord, Status
 from eventpoll.store import Store
-
-COUNTERS = ("pushed", "delivered", "acked", "reported", "discarded", "expired")
 
 
 def when(moment: datetime | None) -> str | None:

@@ -26,6 +26,7 @@ from config import Config
 from eventpoll.embedded import binary
 from eventpoll.records import Rules
 from eventpoll.store import Store
+from tests import contract
 
 ROOT = Path(__file__).resolve().parent.parent
 BANK = ("bank", "bank-password")
@@ -198,9 +199,11 @@ class Server:
                 sent["Authorization"] = basic(*auth)
             connection.request(method, path, body.encode() if isinstance(body, str) else body, sent)
             answer = connection.getresponse()
-            return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+            reply = Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
         finally:
             connection.close()
+        contract.check(method, path, reply.status, reply.headers, reply.body)
+        return reply
 
     def raw(self, text: bytes) -> Reply:
         """What is answered to these very bytes."""

@@ -6,6 +6,7 @@ import http.client
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from eventpoll.secevent import Signed
 from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, wait_for
 
 FORM = "application/x-www-form-urlencoded"
-OPEN = {"/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json"}
+DOCS = ("", "/docs.css", "/docs.js", "/swagger-ui.css", "/swagger-ui-bundle.js")
+OPEN = {"/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json", *(f"/docs{name}" for name in DOCS)}
 POLLS = ("/events", "/open-banking/v3.1/events", "/open-banking/v4.0/events")
 WSO2_POLLS = ("/api/openbanking/event-notifications/events", "/api/fs/event-notifications/events")
 
@@ -249,6 +251,53 @@ def test_a_tpp_can_neither_settle_nor_report_anothers_sets(shared_server: Server
     assert told[0][0] == 200
     stream = shared_server.bank("GET", f"/streams/{scene.b}").json
     assert (stream["pending"], stream["parked"], stream["acked"], stream["reported"]) == (2, 0, 0, 0)
+
+
+def commands(server: Server, ask: Callable[[], Reply]) -> list[str]:
+    """What Redis is told to do while we ask, with its numbers left out."""
+    client = redis.Redis.from_url(server.environ["REDIS_URL"])
+    end = uuid.uuid4().hex
+    found: list[str] = []
+    with client.monitor() as monitor:  # type: ignore[no-untyped-call]
+        ask()
+        client.echo(end)
+        for told in monitor.listen():
+            if end in told["command"]:
+                break
+            if "polled_at" not in told["command"] or "HMGET" in told["command"]:  # written once a second at most
+                found.append(f"{told['client_type']} {re.sub(r'[0-9]{10,}', 'N', told['command'])}")
+    client.close()
+    return [each for each in found if each.startswith("lua") or "EVALSHA" in each]  # not how connections are made
+
+
+@pytest.mark.parametrize("member", ['"ack":["JTI"]', '"setErrs":{"JTI":{"err":"x","description":"x"}}'])
+def test_anothers_jti_costs_what_an_unknown_one_costs(shared_server: Server, member: str) -> None:
+    """Nothing can be told by the clock: the store does the same for both, and looks at no stream but the TPP's own."""
+    scene = Scene(shared_server)
+    done = []
+    for jti in (scene.jti_b, str(uuid.uuid4())):
+        text = f'{{"returnImmediately":true,"maxEvents":0,{member.replace("JTI", jti)}}}'
+        headers = {"Content-Type": "application/json"}
+        ask = partial(shared_server.request, "POST", "/events", text, headers, (scene.a, scene.secret(scene.a)))
+        ask()
+        told = commands(shared_server, ask)
+        assert any(f"{{{scene.a}}}" in each and jti in each for each in told)
+        done.append([each.replace(jti, "JTI") for each in told])
+    assert done[0] == done[1]
+    assert not [each for each in done[0] if scene.b in each]
+
+
+def test_a_wrong_secret_costs_what_an_unknown_name_costs(shared_server: Server) -> None:
+    """One call of the store for each, and the same answer: nobody learns which TPPs there are."""
+    scene = Scene(shared_server)
+    told, headers = [], {"Content-Type": "application/json"}
+    for name in (scene.a, scene.a[:-1] + "~"):
+        ask = partial(shared_server.request, "POST", "/events", "{}", headers, (name, "wrong"))
+        reply = ask()
+        calls = [each for each in commands(shared_server, ask) if "EVALSHA" in each]
+        told.append((len(calls), reply.status, reply.body))
+    assert told[0] == told[1]
+    assert told[0][:2] == (1, 401)
 
 
 def test_one_jti_on_two_streams_is_two_sets(shared_server: Server) -> None:

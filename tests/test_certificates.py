@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import http.client
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -286,31 +287,40 @@ class TlsServer(Server):
 
 @pytest.fixture(scope="module")
 def tls(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
-    """Started as docs/security.md says, with gunicorn's own options."""
+    """Started with the very command of docs/operations.md, "TLS of its own"."""
     directory = tmp_path_factory.mktemp("tls")
+    server = start_tls(tls_arguments(directory), environ(redis_server, signing_keys), directory)
+    yield server
+    server.stop()
+
+
+def tls_arguments(directory: Path) -> list[str]:
+    """What the document gives to gunicorn, and the files that it names."""
     certfile, keyfile = Certificate("localhost", AUTHORITY).files(directory)
-    (directory / "ca.pem").write_text(AUTHORITY.pem)
-    options = f"--certfile {certfile} --keyfile {keyfile} --ca-certs {directory / 'ca.pem'} --cert-reqs 1"
-    settings = environ(redis_server, signing_keys, GUNICORN_CMD_ARGS=options)
-    plain = start_tls(settings, directory)
-    yield plain
-    plain.stop()
+    Path(certfile).rename(directory / "server.pem")
+    Path(keyfile).rename(directory / "server.key")
+    (directory / "tpp-authorities.pem").write_text(AUTHORITY.pem)
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^gunicorn (--certfile .*)$", text, re.M)
+    return str(line).split()
 
 
-def start_tls(settings: dict[str, str], directory: Path) -> TlsServer:
+def start_tls(
+    arguments: list[str], settings: dict[str, str], directory: Path, shown: Certificate | None = None
+) -> TlsServer:
     """conftest's start_server speaks plain HTTP: this one is waited for with TLS."""
     port, log = free_port(), directory / "gunicorn.log"
     command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py"), "--pythonpath", str(ROOT)]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*command, "wsgi:app"],
+            [*command, *arguments],
             cwd=directory,
             env={"PATH": os.environ["PATH"], "PORT": str(port), "WEB_CONCURRENCY": "1", **settings},
             stdout=output,
             stderr=output,
         )
     server = TlsServer(port, settings, log, process)
-    server.directory = directory
+    server.directory, server.shown = directory, shown
 
     def answers() -> bool:
         assert process.poll() is None, log.read_text()
@@ -349,6 +359,19 @@ def test_a_certificate_of_another_authority_ends_the_handshake(tls: TlsServer) -
     tls.shown = Certificate("stranger")
     with pytest.raises((ssl.SSLError, OSError)):
         tls.request("POST", "/events", POLL_NOW, {**JSON, **bearer(token())})
+
+
+def test_a_certificate_may_be_asked_of_everyone(redis_server: RedisServer, signing_keys: str, tmp_path: Path) -> None:
+    """docs/operations.md: --cert-reqs 2 lets in nobody without one."""
+    arguments = ["2" if each == "1" else each for each in tls_arguments(tmp_path)]
+    server = start_tls(arguments, environ(redis_server, signing_keys), tmp_path, TPP)
+    try:
+        assert server.request("GET", "/healthz").status == 200
+        server.shown = None
+        with pytest.raises(OSError):  # noqa: PT011  (an SSLError, or a reset: it depends on who is first)
+            server.request("GET", "/healthz")
+    finally:
+        server.stop()
 
 
 def test_our_own_tls_is_not_an_old_one(tls: TlsServer) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
+from limits import RateLimitItemPerMinute
 
 from config import Config, ConfigError
 from tests.conftest import ROOT, free_port
@@ -51,9 +52,25 @@ GOOD = [
     ("EVENTPOLL_ON_ERROR", "redeliver", "on_error", "redeliver"),
     ("EVENTPOLL_RETENTION_DAYS", "0.5", "retention_days", 0.5),
     ("EVENTPOLL_DEDUPE_SECONDS", "60", "dedupe_seconds", 60.0),
+    ("EVENTPOLL_WAIT_REPLICAS_MS", "500", "wait_replicas_ms", 500),
     ("EVENTPOLL_WSO2_EMPTY_STATUS", "404", "wso2_empty_status", 404),
     ("EVENTPOLL_OBIE_ISS", "0015800001HQQrZAAX", "obie_iss", "0015800001HQQrZAAX"),
     ("EVENTPOLL_OBIE_TAN", "bank.example", "obie_tan", "bank.example"),
+    ("EVENTPOLL_TOKEN_SCOPES", "accounts", "token_scopes", ("accounts",)),
+    ("EVENTPOLL_TOKEN_SCOPES", "accounts, our:own", "token_scopes", ("accounts", "our:own")),
+    ("EVENTPOLL_TOKEN_ALGORITHMS", "PS256 ES256", "token_algorithms", ("PS256", "ES256")),
+    ("EVENTPOLL_CLIENT_CERT_HEADER", "Client-Cert", "client_cert_header", "Client-Cert"),
+    (
+        "EVENTPOLL_TRUSTED_PROXIES",
+        "10.0.0.0/8 2001:db8::1 unix",
+        "trusted_proxies",
+        ("10.0.0.0/8", "2001:db8::1", "unix"),
+    ),
+    ("EVENTPOLL_PROXY_HOPS", "2", "proxy_hops", 2),
+    ("EVENTPOLL_TRUSTED_HOSTS", "bank.example .tpp.example", "trusted_hosts", ("bank.example", ".tpp.example")),
+    ("EVENTPOLL_POLL_RATE", "600/minute", "poll_rate", RateLimitItemPerMinute(600)),
+    ("EVENTPOLL_FAILED_LOGIN_SECONDS", "0", "failed_login_seconds", 0.0),
+    ("EVENTPOLL_LOG", "json", "log", "json"),
 ]
 
 BAD = [
@@ -89,8 +106,27 @@ BAD = [
     ("EVENTPOLL_ON_ERROR", "drop"),
     ("EVENTPOLL_RETENTION_DAYS", "forever"),
     ("EVENTPOLL_DEDUPE_SECONDS", "-5"),
+    ("EVENTPOLL_WAIT_REPLICAS", "-1"),
+    ("EVENTPOLL_WAIT_REPLICAS", "1"),  # the embedded store has none
+    ("EVENTPOLL_WAIT_REPLICAS_MS", "5000"),
     ("EVENTPOLL_WSO2_EMPTY_STATUS", "204"),
     ("EVENTPOLL_PUSH_JWKS", "https://bank.example/jwks"),
+    ("EVENTPOLL_TOKEN_JWKS", "http://issuer.example/jwks"),
+    ("EVENTPOLL_TOKEN_JWKS", "/nowhere/jwks.json"),
+    ("EVENTPOLL_TOKEN_SCOPES", " , "),
+    ("EVENTPOLL_TOKEN_ALGORITHMS", "HS256"),
+    ("EVENTPOLL_TOKEN_ALGORITHMS", "none PS256"),
+    ("EVENTPOLL_CLIENT_CERT_HEADER", "Client Cert"),
+    ("EVENTPOLL_CLIENT_CERT_HEADER", "client_cert"),  # gunicorn drops names with an underscore
+    ("EVENTPOLL_TRUSTED_PROXIES", "proxy.bank.example"),
+    ("EVENTPOLL_TRUSTED_PROXIES", "10.0.0.0/33"),
+    ("EVENTPOLL_PROXY_HOPS", "-1"),
+    ("EVENTPOLL_PROXY_HOPS", "all"),
+    ("EVENTPOLL_TRUSTED_HOSTS", ", ,"),
+    ("EVENTPOLL_POLL_RATE", "10"),
+    ("EVENTPOLL_POLL_RATE", "0/second"),
+    ("EVENTPOLL_FAILED_LOGIN_SECONDS", "11"),
+    ("EVENTPOLL_LOG", "xml"),
 ]
 
 DEFAULTS = {
@@ -113,10 +149,24 @@ DEFAULTS = {
     "on_error": "park",
     "retention_days": 30.0,
     "dedupe_seconds": 86_400.0,
+    "wait_replicas": 0,
+    "wait_replicas_ms": 1000,
     "wso2_empty_status": 200,
     "push_jwks": None,
     "obie_iss": None,
     "obie_tan": "openbanking.org.uk",
+    "token_issuer": None,
+    "token_audience": None,
+    "token_jwks": None,
+    "token_scopes": ("accounts", "payments", "fundsconfirmations", "eventpolling"),
+    "token_algorithms": ("PS256", "ES256", "EdDSA", "RS256"),
+    "client_cert_header": None,
+    "trusted_proxies": ("127.0.0.0/8", "::1", "unix"),
+    "proxy_hops": 0,
+    "trusted_hosts": (),
+    "poll_rate": None,
+    "failed_login_seconds": 1.0,
+    "log": "none",
 }
 
 
@@ -148,11 +198,19 @@ def test_a_bad_setting_is_one_line_with_its_name(name: str, text: str) -> None:
     assert "\n" not in mistake
 
 
+def test_replicas_are_waited_for_where_there_may_be_some() -> None:
+    """The embedded store has none: every push would be refused."""
+    given = {"EVENTPOLL_WAIT_REPLICAS": "2", "REDIS_URL": "redis://127.0.0.1:6379/0"}
+    assert Config.from_environ(given).wait_replicas == 2
+    (mistake,) = mistakes(EVENTPOLL_WAIT_REPLICAS="2")
+    assert "no replicas" in mistake
+
+
 def test_every_variable_has_its_rows_here() -> None:
     """This file keeps up with config.py: a new setting wants its default, and a value that is refused unless any
     text will do."""
     any_text = {"EVENTPOLL_BANK_USERNAME", "EVENTPOLL_BANK_PASSWORD", "EVENTPOLL_ISSUER"}
-    any_text |= {"EVENTPOLL_OBIE_ISS", "EVENTPOLL_OBIE_TAN"}
+    any_text |= {"EVENTPOLL_OBIE_ISS", "EVENTPOLL_OBIE_TAN", "EVENTPOLL_TOKEN_ISSUER", "EVENTPOLL_TOKEN_AUDIENCE"}
     assert set(DEFAULTS) == {each.name for each in Config.names().values()}
     assert {name for name, _ in BAD} | any_text == set(Config.names())
 
@@ -174,6 +232,16 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_the_banks_credentials_come_as_a_pair(one: str) -> None:
     """Half of them would lock the bank out without a word."""
     assert mistakes(**{one: "half"}) == ["EVENTPOLL_BANK_USERNAME and EVENTPOLL_BANK_PASSWORD: set both or neither"]
+
+
+@pytest.mark.parametrize("one", ["EVENTPOLL_TOKEN_ISSUER", "EVENTPOLL_TOKEN_AUDIENCE", "EVENTPOLL_TOKEN_JWKS"])
+def test_what_is_said_of_tokens_is_said_whole(one: str) -> None:
+    """One or two of the three would leave Bearer off, or a check out, without a word."""
+    three = {"EVENTPOLL_TOKEN_ISSUER": "i", "EVENTPOLL_TOKEN_AUDIENCE": "a", "EVENTPOLL_TOKEN_JWKS": PUBLIC}
+    names = "EVENTPOLL_TOKEN_ISSUER, EVENTPOLL_TOKEN_AUDIENCE and EVENTPOLL_TOKEN_JWKS: set all three or none"
+    assert mistakes(**{one: three[one]}) == [names]
+    assert mistakes(**{name: value for name, value in three.items() if name != one}) == [names]
+    assert Config.from_environ(three).token_jwks == PUBLIC
 
 
 def test_the_banks_user_name_has_no_colon() -> None:

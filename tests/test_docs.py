@@ -13,8 +13,10 @@ import click
 import pytest
 from flask import Flask
 
+from eventpoll.records import LANE
 from eventpoll.store import Store
 from tests.conftest import ISSUER, ROOT, RedisServer, free_port, set_of, wait_for
+from tests.test_requestlog import MEMBERS
 
 LUA = sorted((ROOT / "eventpoll" / "lua").glob("*.lua"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -229,3 +231,27 @@ def test_the_record_in_the_layout_is_one_that_the_store_reads(store: Store) -> N
         ("reported", "rfc8936"),
     ]
     assert found.error == json.loads(record.partition("\n")[2])
+
+
+def test_the_line_of_the_request_log_is_one_that_is_written() -> None:
+    """docs/operations.md shows a line as requestlog.py writes it: these members, and no other."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^```json\n(.*)\n```$", text, re.M)
+    assert set(json.loads(line)) == MEMBERS
+    section = text.partition("## The request log")[2].partition("\n## ")[0]
+    assert {name for name in MEMBERS if name not in section} == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md"])
+def test_the_table_of_threats_is_found_from(name: str) -> None:
+    """Issue 4: who audits us finds docs/security.md from where reading begins."""
+    assert re.search(r"\]\((docs/)?security\.md\)", (ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_the_sections_on_the_redis_layout_and_the_lua_files_agree() -> None:
+    """The numbers that docs/redis-layout.md and docs/protocol.md give are those of poll.lua."""
+    code = (ROOT / "eventpoll" / "lua" / "poll.lua").read_text(encoding="utf-8")
+    numbers = {name: int(value) for name, value in re.findall(r"^local ([A-Z]+) = (\d+)", code, re.M)}
+    layout = (ROOT / "docs" / "redis-layout.md").read_text(encoding="utf-8")
+    assert (numbers["LANE"], numbers["TRAIL"], numbers["ROOM"]) == (LANE, 100, 8 * 1_048_576)
+    assert all(text in layout for text in ("2^51", "last hundred happenings", "8 MiB"))

@@ -200,6 +200,18 @@ def test_the_bank_sees_the_family_of_a_set_wherever_it_is(server: Server) -> Non
     assert told() == ("settled", "payments")
 
 
+def test_the_operator_sees_the_family_of_a_set(server: Server) -> None:
+    """docs/operations.md, "A TPP with a token sees no SETs": peek tells the family."""
+    server.tpp("peeked")
+    push(server, "peeked", "p1", "payments")
+    push(server, "peeked", "p2")
+    for jti, told in (("p1", True), ("p2", False)):
+        command = [sys.executable, "-m", "flask", "eventpoll", "peek", "peeked", jti]
+        environ = {"PATH": "/usr/bin:/bin", **server.environ}
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True, timeout=60)
+        assert ("family is payments" in done.stdout) is told
+
+
 def held(server: Server, tpp: str, scope: str, replies: list[Reply]) -> threading.Thread:
     """A poll that waits, in a thread of its own."""
 

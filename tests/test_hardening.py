@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, basic, free_port, wait_for
+from tests.conftest import BANK, ROOT, RedisServer, Server, basic, free_port, wait_for
 from tests.test_certificates import AUTHORITY, Certificate
 
 JSON = {"Content-Type": "application/json"}
@@ -29,13 +29,13 @@ WSO2 = ("/api/openbanking/event-notifications/events", "/api/fs/event-notificati
 # -- the table --------------------------------------------------------------------------------------------------
 
 
-def tests_that_are_there() -> set[str]:
+def every_test() -> set[str]:
     """file::function of every test."""
     found = set()
     for path in (ROOT / "tests").glob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                found.add(f"{path.stem}::{node.name}")
+                found.add(f"tests/{path.name}::{node.name}")
     return found
 
 
@@ -48,9 +48,9 @@ def table() -> list[list[str]]:
 
 def test_every_test_that_the_table_of_threats_names_is_there() -> None:
     """docs/security.md: threat, what stops it, the test that shows it. A renamed test is renamed there."""
-    named = {name for row in table() for name in re.findall(r"`(test_\w+::test_\w+)`", row[2])}
+    named = {name for row in table() for name in re.findall(r"`(tests/test_\w+\.py::test_\w+)`", row[2])}
     assert len(named) > 30
-    assert named - tests_that_are_there() == set()
+    assert named - every_test() == set()
 
 
 @pytest.mark.parametrize(
@@ -318,15 +318,6 @@ def test_an_interaction_id_makes_no_header_of_its_own(shared_server: Server, sen
         )
 
 
-def raw(server: Server, text: bytes) -> Reply:
-    """What the server answers to these very bytes."""
-    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
-        connection.sendall(text)
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        return Reply(answer.status, dict(answer.getheaders()), answer.read())
-
-
 @pytest.mark.parametrize("path", WSO2)
 @pytest.mark.parametrize(
     ("first", "second"),
@@ -348,7 +339,7 @@ def test_the_two_spellings_of_wso2s_client_header_together_are_refused(
     body = b"request=e30="
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic(*BANK)}\r\nContent-Type: {FORM}\r\n"
     text = f"{head}{first}\r\n{second}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-    reply = raw(shared_server, text)
+    reply = shared_server.raw(text)
     assert reply.status == 400
     assert b"sets" not in reply.body
 
@@ -367,7 +358,7 @@ def test_the_two_spellings_of_wso2s_client_header_together_are_refused(
 def test_a_body_of_two_lengths_is_refused(shared_server: Server, text: bytes) -> None:
     """RFC 9112 section 6.3: request smuggling ends here, whatever a proxy made of it."""
     head = f"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: {basic('x', 'x')}\r\n"
-    assert raw(shared_server, head.encode() + text).status in (400, 501)
+    assert shared_server.raw(head.encode() + text).status in (400, 501)
 
 
 # -- bombs ------------------------------------------------------------------------------------------------------
@@ -393,6 +384,24 @@ def test_a_nesting_bomb_is_400(shared_server: Server, path: str, body: bytes) ->
     if path == "/events":
         wrapped = b"request=" + base64.b64encode(body)[:1_000_000].replace(b"+", b"%2B")
         assert shared_server.request("POST", WSO2[0], wrapped, {"Content-Type": FORM}, auth).status == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/streams/numbered/sets", '{"events":{"urn:test:event":{}},"toe":%s}'),
+        ("/streams/numbered/secret", '{"grace_seconds":%s}'),
+        ("/streams/numbered/secret", '{"grace_seconds":-%s}'),
+        ("/events", '{"returnImmediately":true,"maxEvents":-%s}'),
+    ],
+)
+@pytest.mark.parametrize("digits", [400, 4000, 5000])
+def test_a_number_without_end_is_400(shared_server: Server, path: str, body: str, digits: int) -> None:
+    """Decision 16: beyond every float, and beyond what Python reads as a number at all."""
+    if "numbered" not in shared_server.secrets:
+        shared_server.tpp("numbered")
+    auth = BANK if path != "/events" else ("numbered", shared_server.secrets["numbered"])
+    assert shared_server.request("POST", path, body % ("9" * digits), JSON, auth).status == 400
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, identity", "zstd"])

@@ -1,9 +1,7 @@
 """Limits: how often a TPP polls, how slowly a wrong password is told, how much may be asked and held."""
 
-import http.client
 import json
 import re
-import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+from flask.testing import FlaskClient
 
 from config import Config, ConfigError
 from eventpoll import rates
@@ -263,6 +262,23 @@ def test_right_credentials_pass_at_once_while_wrong_ones_wait(server: Server, tp
     assert server.poll(tpp, NOW).status == 200
 
 
+def test_only_wrong_credentials_are_counted(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that right ones wait for nothing, whoever failed before in the same name from the same address."""
+    failed: list[str] = []
+    monkeypatch.setattr(Slowing, "failed", lambda self, address, name: failed.append(f"{address} {name}"))
+    bank = {"Authorization": basic(*BANK)}
+    secret = client.put("/streams/tpp", headers=bank).get_json()["secret"]
+    right = {"Authorization": basic("tpp", secret)}
+    for path in PATHS:
+        assert client.post(path, json=NOW, headers=right).status_code == 200
+    assert client.post("/events", json={"maxEvents": -1}, headers=right).status_code == 400
+    assert client.get("/streams", headers=right).status_code == 403
+    assert failed == []
+    assert client.post("/events", json=NOW, headers={"Authorization": basic("tpp", "wrong")}).status_code == 401
+    assert client.get("/streams", headers={"Authorization": basic(BANK[0], "wrong")}).status_code == 401
+    assert failed == ["127.0.0.1 tpp", f"127.0.0.1 {BANK[0]}"]
+
+
 # -- how much ---------------------------------------------------------------------------------------------------
 
 
@@ -286,15 +302,6 @@ def test_a_body_over_one_mebibyte_is_refused(server: Server, tpp: str, path: str
     assert reply.status == 413
 
 
-def raw(server: Server, text: bytes) -> Reply:
-    """What the server answers to these very bytes."""
-    with socket.create_connection(("127.0.0.1", server.port), 20) as connection:
-        connection.sendall(text)
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        return Reply(answer.status, dict(answer.getheaders()), answer.read())
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -307,7 +314,7 @@ def raw(server: Server, text: bytes) -> Reply:
 )
 def test_headers_have_their_size(server: Server, text: bytes) -> None:
     """RFC 9112 section 3, RFC 6585 section 5: refused, and the worker goes on."""
-    assert raw(server, text).status in (400, 414, 431)
+    assert server.raw(text).status in (400, 414, 431)
     assert server.request("GET", "/healthz").status == 200
 
 

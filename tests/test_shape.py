@@ -8,7 +8,7 @@ import pytest
 
 import eventpoll
 from config import Config
-from eventpoll import failures, keys, store
+from eventpoll import commands, failures, keys, store
 from eventpoll.errors import CODES
 from tests.conftest import ROOT
 
@@ -166,7 +166,7 @@ def test_a_lua_file_runs_as_it_stands(path: Path) -> None:
 
 def test_every_lua_file_is_a_method_of_the_store() -> None:
     """One method for each Lua command, and none without its file."""
-    assert {path.stem for path in LUA} == set(store.COMMANDS)
+    assert {path.stem for path in LUA} == set(commands.NAMES)
     assert all(callable(getattr(store.Store, path.stem)) for path in LUA)
 
 
@@ -203,8 +203,10 @@ def test_every_setting_stands_in_the_operators_handbook_with_its_default(name: s
     default = Config.names()[name].default
     if name == "WEB_CONCURRENCY":  # as many as there are cores
         assert row == "cores"
-    elif default is None or isinstance(default, tuple):
-        assert row
+    elif default is None or default == ():
+        assert row.startswith("none")
+    elif isinstance(default, tuple):
+        assert row == f"`{' '.join(default)}`"
     else:
         assert row.replace(" ", "") == (f"`{default:g}`" if isinstance(default, float) else f"`{default}`")
 
@@ -232,3 +234,10 @@ def test_the_lock_holds_what_the_requirements_ask_for(name: str) -> None:
     assert asked
     assert {package.lower(): version for package, version in asked}.items() <= locked.items()
     assert "--hash=sha256:" in (ROOT / f"{name}.lock").read_text()
+
+
+def test_what_is_installed_is_installed_by_hash() -> None:
+    """What was exchanged on its way is refused by pip."""
+    lines = re.findall(r"pip install .*\.lock", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert len(lines) == 2
+    assert all("--require-hashes" in line for line in lines)

@@ -135,6 +135,9 @@ BAD: dict[str, Callable[[], str]] = {
     "an unknown kid": lambda: sign(claims(), header={"kid": "unknown"}),
     "a kid like a path": lambda: sign(claims(), header={"kid": "../../../../dev/null"}),
     "a kid like a query": lambda: sign(claims(), header={"kid": "ps' OR '1'='1"}),
+    "a kid like an address": lambda: sign(claims(), header={"kid": "http://127.0.0.1:1/jwks.json"}),
+    "a kid without end": lambda: sign(claims(), header={"kid": "k" * 4000}),
+    "a kid of any name": lambda: sign(claims(), header={"kid": "*"}),
     "an empty kid": lambda: sign(claims(), header={"kid": ""}),
     "a kid that is a number": lambda: by_hand({"alg": "PS256", "typ": "at+jwt", "kid": 7}),
     "a kid that is a list": lambda: by_hand({"alg": "PS256", "typ": "at+jwt", "kid": ["ps"]}),
@@ -163,6 +166,23 @@ BAD: dict[str, Callable[[], str]] = {
 def test_a_token_that_is_not_right_is_nobody(what: str) -> None:
     """RFC 8725 sections 3.1 to 3.11, RFC 9068 section 4: each check, and nothing raised whatever comes."""
     assert read(BAD[what]()) is None
+
+
+@pytest.mark.parametrize("member", ["jku", "x5u"])
+def test_no_address_in_a_token_is_asked_for_keys(member: str, away: Issuer) -> None:
+    """RFC 8725 section 3.10: whoever writes a token would say where it is checked, and whom we call."""
+    away.published = issuer.jwks(STRANGER)
+    for kid in ("ps", "unknown", None):
+        assert read(sign(claims(), "PS256", STRANGER, {member: away.url, "kid": kid})) is None
+    assert read(sign(claims(), header={member: away.url})) is not None  # the issuer's own may say where its keys are
+    assert away.asked == 0
+
+
+@pytest.mark.parametrize("kid", ["ps", None])
+def test_no_key_in_a_token_is_used(kid: str | None) -> None:
+    """RFC 7515 sections 4.1.3 and 4.1.6: jwk and x5c are a stranger's word for himself."""
+    for member in ({"jwk": STRANGER.as_dict(private=False)}, {"x5c": ["AAAA"]}, {"x5t": "AAAA"}):
+        assert read(sign(claims(), "PS256", STRANGER, {**member, "kid": kid})) is None
 
 
 @pytest.mark.parametrize("typ", ["at+jwt", "AT+JWT", "application/at+jwt", "JWT", "jwt"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -244,6 +245,29 @@ def test_when_the_primary_dies_the_sentinels_name_another(tmp_path: Path, enviro
             primary.kill()
             assert list(until_let_in(server, "one").json["sets"]) == ["before", "shell"]
             assert push_set(url, "one").stdout == "shell: repeated\n"
+        finally:
+            server.stop()
+
+
+def test_a_push_is_answered_when_so_many_replicas_have_it(tmp_path: Path, environ: dict[str, str]) -> None:
+    """Issue 6, 2: EVENTPOLL_WAIT_REPLICAS. Until then 503; to repeat the push is safe, and waits as the first did."""
+    with sentinels(tmp_path / "sentinels", number=1) as ((primary, replica), _):
+        settings = {"EVENTPOLL_WAIT_REPLICAS": "1", "EVENTPOLL_WAIT_REPLICAS_MS": "200"}
+        server = start_server({**environ, **settings, "REDIS_URL": primary.url}, tmp_path / "served")
+        try:
+            server.tpp("one")
+            server.push("one", "a")
+            assert b"a" in replica.ask(b"ZRANGE eventpoll:{one}:pending 0 -1")
+            assert replica.process is not None
+            replica.process.send_signal(signal.SIGSTOP)
+            for _ in range(2):  # the second is a repeat: it writes nothing, and is no more answered than the first
+                assert server.bank("POST", "/streams/one/sets", {"jti": "b", "events": EVENT}).status == 503
+            line = json.dumps({"jti": "b", "events": EVENT})
+            told = server.request("POST", "/streams/one/sets:batch", line, NDJSON, BANK).json
+            assert told["status"] == 503
+            replica.process.send_signal(signal.SIGCONT)
+            wait_for(lambda: server.bank("POST", "/streams/one/sets", {"jti": "b", "events": EVENT}).status == 200)
+            assert b"b" in replica.ask(b"ZRANGE eventpoll:{one}:pending 0 -1")
         finally:
             server.stop()
 

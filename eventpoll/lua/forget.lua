@@ -14,7 +14,7 @@
 --   KEYS[12]  wake            channel  where held polls listen
 --   ARGV[1]   force           1 even if SETs are outstanding
 --
--- Returns {'forgotten'}.
+-- Returns {'forgotten', pushed, delivered, acked, reported, discarded, expired}: what the stream had counted.
 -- Errors  NOSTREAM     no stream of this TPP
 --         OUTSTANDING  SETs are outstanding, and force is not 1
 -- Safe to repeat: then there is no stream, and NOSTREAM says so.
@@ -31,7 +31,10 @@ end
 if force ~= '1' and redis.call('HLEN', sets) > 0 then
   return redis.error_reply('OUTSTANDING SETs are outstanding on this stream')
 end
+local counted = redis.call('HMGET', stream, 'pushed', 'delivered', 'acked', 'reported', 'discarded', 'expired')
 redis.call('UNLINK', stream, pending, sets, inflight, inflight_order, leases,
   parked, parked_order, requeued, settled, settled_before)
 redis.call('PUBLISH', wake, 'forget')
-return {'forgotten'}
+local answer = {'forgotten'}
+for i = 1, 6 do answer[i + 1] = tonumber(counted[i]) or 0 end
+return answer

@@ -13,6 +13,7 @@
 --   ARGV[3]   dedupe          milliseconds for which an ended jti is remembered; absent: as long as it is kept
 --   ARGV[4]   retention       milliseconds that a SET may be outstanding; absent: nothing is said of older ones
 --   ARGV[5]   family          0 to 3, so that a poll may be given those of its families alone; absent: 0, none
+--   ARGV[6]   replicas        1: have the replicas hear of a repeat too, so that WAIT waits for the SET; absent: 0
 --
 -- Returns {'queued'} when the SET is new, {'queued', 'stale'} when there are older ones for sweep to take out,
 --         {'repeated'} when that very SET is there or its jti ended within the dedupe window, {'kept', SET} when
@@ -29,6 +30,7 @@ local inflight_order, parked_order = KEYS[5], KEYS[8]
 local settled, settled_before, wake = KEYS[10], KEYS[11], KEYS[12]
 local jti, secevent = ARGV[1], ARGV[2]
 local dedupe, retention, family = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]) or 0
+local replicas = ARGV[6] == '1'
 local LANE = 2251799813685248   -- 2^51: as in poll
 
 local function utf8(text)
@@ -54,7 +56,7 @@ if not secevent or not secevent:find('^[%w_-]+%.[%w_-]+%.[%w_-]+$') then
   return redis.error_reply('BADSET a SET is three base64url parts')
 end
 
-local known = redis.call('HMGET', stream, 'created_at', 'last_order', 'pushed', 'max_pending')
+local known = redis.call('HMGET', stream, 'created_at', 'last_order', 'pushed', 'max_pending', 'hour')
 if not known[1] then
   return redis.error_reply('NOSTREAM no stream of this TPP')
 end
@@ -63,6 +65,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 local kept = redis.call('HGET', sets, jti)
+if kept and replicas then redis.call('HSET', stream, 'created_at', known[1]) end   -- a write that writes nothing
 if kept == secevent then return {'repeated'} end
 if kept then return {'kept', kept} end
 
@@ -82,6 +85,15 @@ redis.call('HSET', sets, jti, secevent)
 redis.call('ZADD', pending, string.format('%.0f', family * LANE + order), jti)
 if family > 0 then redis.call('HSET', stream, 'families', 1) end
 if ended then redis.call('HDEL', settled, jti); redis.call('HDEL', settled_before, jti) end
+-- The first that counts in an hour notes how the counters stood before it; the last 24 such notes are kept.
+local hour = string.format('%.0f', math.floor(now / 3600000000))
+if hour ~= known[5] then
+  local noted = redis.call('HMGET', stream, 'hours', 'pushed', 'delivered', 'acked')
+  local hours = noted[1] and noted[1] .. ',' or ''
+  if select(2, hours:gsub(',', '')) > 23 then hours = hours:gsub('^[^,]*,', '') end
+  redis.call('HSET', stream, 'hour', hour, 'hours',
+    hours .. hour .. ' ' .. (noted[2] or 0) .. ' ' .. (noted[3] or 0) .. ' ' .. (noted[4] or 0))
+end
 redis.call('HSET', stream, 'last_order', order, 'pushed', (tonumber(known[3]) or 0) + 1,
   'pushed_at', string.format('%.0f', math.floor(now / 1000)))
 redis.call('PUBLISH', wake, 'push')
