@@ -3,7 +3,7 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 
-.PHONY: run test lint fix lock audit help
+.PHONY: run test lint fix lock audit bench help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -23,7 +23,7 @@ run: .venv/run  ## serve on http://127.0.0.1:8000 (PORT changes it) with a demo 
 	@PORT=$(PORT) exec $(BIN)/gunicorn --config demo/gunicorn.conf.py wsgi:app
 
 test: .venv/dev  ## the whole test suite
-	@sh tests/install-redis-cli.sh
+	@sh tests/install-programs.sh
 	$(BIN)/pytest --cov
 
 lint: .venv/dev  ## ruff and mypy
@@ -46,3 +46,7 @@ lock: .venv/dev  ## write the hashes of what requirements*.txt ask for into requ
 audit: .venv/run  ## look the packages up among the known vulnerabilities; needs the internet, so lint leaves it out
 	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
 	$(BIN)/pip-audit --disable-pip --requirement requirements.lock
+
+bench: .venv/dev  ## the benchmark: ratios, side by side, in one run; BENCH=short takes a look in two minutes
+	@PYTHON=$(BIN)/python sh bench/install.sh
+	$(BIN)/python -m bench.run

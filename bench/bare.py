@@ -8,9 +8,13 @@ from bench.sets import secevent
 
 app = Flask(__name__)
 # gunicorn.conf.py asks the service to let its held polls go when the worker is to end. Here there are none.
-app.extensions["eventpoll"] = SimpleNamespace(transmitter=SimpleNamespace(waiting=SimpleNamespace(release=lambda: None)))
+app.extensions["eventpoll"] = SimpleNamespace(
+    transmitter=SimpleNamespace(waiting=SimpleNamespace(release=lambda: None))
+)
 
-ANSWERS = {page: {"sets": dict(map(secevent, range(page))), "moreAvailable": page > 0} for page in (0, 1, 10, 100, 1000)}
+ANSWERS = {
+    page: {"sets": dict(map(secevent, range(page))), "moreAvailable": page > 0} for page in (0, 1, 10, 100, 1000)
+}
 
 
 @app.get("/healthz")

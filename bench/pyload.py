@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 STRIDE = JTI_CHARACTERS + SET_CHARACTERS + 6
 
 
-def message(path: str, body: bytes | None, content_type: str = "application/json", authorization: str = "") -> bytes:
+def request_text(
+    path: str, body: bytes | None, content_type: str = "application/json", authorization: str = ""
+) -> bytes:
     """A request as it goes over the wire."""
     lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", "Host: bench"]
     if authorization:
@@ -42,6 +44,14 @@ class Connection:
         while (found := self.heard()) is None:
             pass
         return found
+
+    def ask_to_the_end(self, text: bytes) -> bytes:
+        """Send a request whose answer comes in chunks, and ask for an end after it; all that came."""
+        self.socket.sendall(text.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        parts = []
+        while part := self.socket.recv(1_048_576):
+            parts.append(part)
+        return b"".join(parts)
 
     def heard(self) -> bytes | None:
         """Read once; the body if that made it whole. Raises ConnectionError."""
@@ -75,7 +85,8 @@ def jtis(body: bytes, page: int) -> list[bytes]:
 
 def poll_body(page: int, settled: bytes, form: bool = False) -> bytes:
     """A poll for a page, with acks as jtis() has them, joined by commas."""
-    body = b'{"maxEvents":%d,"returnImmediately":true,"ack":[%b]}' % (page, settled)
+    acks = b',"ack":[%b]' % settled if settled else b""  # OBIE wants no empty list
+    body = b'{"maxEvents":%d,"returnImmediately":true%b}' % (page, acks)
     return b"request=" + base64.b64encode(body + b" " * (-len(body) % 3)) if form else body
 
 
@@ -97,7 +108,7 @@ def run(url: str, load: "Load", seconds: float, connections: int) -> tuple[int, 
     start = perf_counter()
     for connection in opened:
         chosen.register(connection.socket, selectors.EVENT_READ, connection)
-        connection.socket.sendall(message(load.path, ask(), load.content_type, load.authorization))
+        connection.socket.sendall(request_text(load.path, ask(), load.content_type, load.authorization))
     while perf_counter() - start < seconds:
         for key, _ in chosen.select(1):
             connection = key.data
@@ -109,7 +120,7 @@ def run(url: str, load: "Load", seconds: float, connections: int) -> tuple[int, 
                 acks.append(b",".join(found))
                 wrong += not found
             wrong += connection.status >= 400
-            connection.socket.sendall(message(load.path, ask(), load.content_type, load.authorization))
+            connection.socket.sendall(request_text(load.path, ask(), load.content_type, load.authorization))
     elapsed = perf_counter() - start
     for connection in opened:
         connection.close()

@@ -3,6 +3,7 @@
 import selectors
 import socket
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -62,17 +63,13 @@ class Wire:
 
     def many(self, commands: Iterable[bytes], depth: int = 200) -> Iterator[Any]:
         """Commands as `pack` makes them, `depth` at a time; their replies."""
-        batch: list[bytes] = []
-        for command in commands:
-            batch.append(command)
-            if len(batch) == depth:
-                yield from self._flush(batch)
-                batch = []
-        yield from self._flush(batch)
-
-    def _flush(self, batch: list[bytes]) -> Iterator[Any]:
-        self.socket.sendall(b"".join(batch))
-        for _ in batch:
+        rest, waited = iter(commands), 0
+        while batch := list(islice(rest, depth)):
+            self.socket.sendall(b"".join(batch))
+            for _ in range(waited):  # of the batch before: Redis has the next one meanwhile
+                yield self.reply()
+            waited = len(batch)
+        for _ in range(waited):
             yield self.reply()
 
     def info(self, section: str) -> dict[str, str]:
@@ -104,22 +101,25 @@ class Wire:
             self.reply()
             self.reply()
 
-    def fill(self, tpp: str, numbers: Iterable[int], prefix: str = "j") -> int:
+    def fill(self, tpp: str, numbers: Iterable[int], letter: str = "s") -> int:
         """Push SETs; how many."""
         count = 0
-        for reply in self.many((self.push(tpp, *secevent(number, prefix)) for number in numbers)):
+        for reply in self.many(self.push(tpp, *secevent(number, letter)) for number in numbers):
             if reply[0] != b"queued":
                 raise RedisError(f"pushed twice: {reply}")
             count += 1
         return count
 
     def copy(self, source: str, target: str) -> None:
-        """Have what waits on one stream wait on another, which loses what it had."""
+        """Have what waits on one stream wait on another, which loses what it had. In one step: a poll of the load
+        before may still be on its way."""
+        commands = [pack("MULTI")]
         for key, old, new in zip(keys.STREAM_KEYS, keys.of(source), keys.of(target), strict=True):
             if key in ("pending", "sets"):
-                self.ask("COPY", old, new, "REPLACE")
+                commands.append(pack("COPY", old, new, "REPLACE"))
             elif key != "stream":
-                self.ask("DEL", new)
+                commands.append(pack("DEL", new))
+        list(self.many([*commands, pack("EXEC")]))
 
     def pending(self, tpp: str) -> int:
         """How many SETs wait that were never handed out."""
@@ -130,8 +130,10 @@ class Wire:
         self.ask("DEL", *keys.of(tpp)[1:-1])
 
 
-def drive(path: str, tpp: str, proof: str, page: int, seconds: float, connections: int = 4, depth: int = 2) -> float:
+def drive(path: str, tpp: str, proof: str, page: int, seconds: float, *, empty: bool = False) -> float:
     """Polls/s of the same Lua by a pipelining client, each with the acks of a page before. Raises RedisError."""
+    connections, depth = 4, 8 if empty else 2
+    seconds = max(seconds, page / 4000)  # the first answers take their time
     wires = [Wire(path) for _ in range(connections)]
     chosen = selectors.DefaultSelector()
     polls, start = 0, perf_counter()
@@ -143,7 +145,7 @@ def drive(path: str, tpp: str, proof: str, page: int, seconds: float, connection
             wire = key.data
             wire.reader.feed(wire.socket.recv(1_048_576))
             while (found := wire.reader.gets()) is not False:
-                if isinstance(found, Exception) or len(found) != 5 + 2 * page:
+                if isinstance(found, Exception) or len(found) != (5 if empty else 5 + 2 * page):
                     raise RedisError(f"{tpp} ran dry, or refused: {str(found)[:200]}")
                 polls += 1
                 wire.socket.sendall(wire.poll(tpp, page, found[5::2], proof))

@@ -73,15 +73,16 @@ class Programs:
 
     def end_all(self) -> None:
         """End what still runs, the last first."""
-        for process in reversed(self.running):
-            end(process)
+        end(*reversed(self.running))
         self.running.clear()
 
 
-def end(process: subprocess.Popen[bytes], how: int = signal.SIGTERM) -> None:
-    """End a program, and wait until it has."""
-    if process.poll() is None:
-        process.send_signal(how)
+def end(*processes: subprocess.Popen[bytes], how: int = signal.SIGTERM) -> None:
+    """End programs, and wait until they have."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(how)
+    for process in processes:
         try:
             process.wait(8)
         except subprocess.TimeoutExpired:
@@ -127,8 +128,16 @@ class Redis:
     def start(self) -> None:
         """Start it on the files that are there, and wait until they are read."""
         # No rewrite of the file meanwhile: it would fall upon whoever is measured just then.
-        settings = f"--port 0 --appendonly yes --appendfsync everysec --auto-aof-rewrite-percentage 0 --dir {self.directory}"
-        arguments = [self.program, *settings.split(), "--save", "", "--unixsocket", self.path]
+        settings = {
+            "port": "0",
+            "unixsocket": self.path,
+            "dir": str(self.directory),
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "auto-aof-rewrite-percentage": "0",
+        }
+        arguments = [self.program, *(part for name, value in settings.items() for part in (f"--{name}", value))]
         self.running = self.programs.start(arguments, self.directory)
         wait_for(self._ready, pause=0.002)
         self.wire = Wire(self.path)
@@ -163,7 +172,7 @@ class Redis:
     def end(self, how: int = signal.SIGTERM) -> None:
         """End it; SIGKILL leaves it no time for anything."""
         self.wire.close()
-        end(self.running.process, how)
+        end(self.running.process, how=how)
 
 
 class Web:
@@ -179,7 +188,7 @@ class Web:
 
     def ready(self) -> "Web":
         """Wait until all its workers answer."""
-        wait_for(lambda: len(self.workers()) == WORKERS and self.answers("/healthz"))
+        wait_for(lambda: self.answers("/healthz") and len(self.workers()) == WORKERS)
         return self
 
     def answers(self, path: str) -> bool:

@@ -2,43 +2,51 @@
 
 import base64
 import json
+import random
+import string
 
 JTI_CHARACTERS = 26
 SET_CHARACTERS = 1024
+EVENT = "urn:uk:org:openbanking:events:resource-update"
 
 
 def _base64url(text: bytes) -> str:
     return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
 
+def _noise(length: int) -> str:
+    """Text that no store packs, as a signature is, and as base64url of what people write nearly is."""
+    return "".join(random.Random(8417).choices(string.ascii_letters + string.digits, k=length))
+
+
 HEADER = _base64url(b'{"alg":"PS256","typ":"secevent+jwt","kid":"bench-1"}')
 SIGNATURE = 342  # characters of one made with an RSA key of 2048 bits
 PAYLOAD_BYTES = (SET_CHARACTERS - len(HEADER) - 2 - SIGNATURE) * 3 // 4
-EVENT = "urn:uk:org:openbanking:events:resource-update"
 
 
-def jti(number: int) -> str:
-    """The jti of a SET: as long as those that the service makes."""
-    return f"j{number:025x}"
+def jti(number: int, letter: str = "s") -> str:
+    """A jti as long as those that the service makes; those of another letter are others."""
+    return f"j{letter}{number:024x}"
 
 
 def payload(name: str) -> bytes:
     """The claims of a SET of 1 KB."""
     claims = {"iss": "https://bank.example", "iat": 1516239022, "jti": name, "aud": "tpp", "events": {EVENT: {"a": ""}}}
     text = json.dumps(claims, separators=(",", ":"))
-    return text.replace('"a":""', '"a":"' + "x" * (PAYLOAD_BYTES - len(text)) + '"').encode()
+    return text.replace('"a":""', f'"a":"{_noise(PAYLOAD_BYTES - len(text))}"').encode()
 
 
 BEFORE, AFTER = payload("@" * JTI_CHARACTERS).split(b"@" * JTI_CHARACTERS)
+SIGNED = _noise(SIGNATURE + 4)
 
 
-def secevent(number: int, prefix: str = "j") -> tuple[str, str]:
+def secevent(number: int, letter: str = "s") -> tuple[str, str]:
     """A jti, and the SET of that name. Its signature is the bank's affair, and here it is none."""
-    name = prefix + jti(number)[1:]
-    body = _base64url(BEFORE + name.encode() + AFTER)
-    return name, f"{HEADER}.{body}.".ljust(SET_CHARACTERS, "s")
+    name = jti(number, letter)
+    text = f"{HEADER}.{_base64url(BEFORE + name.encode() + AFTER)}."
+    return name, text + SIGNED[: SET_CHARACTERS - len(text)]
 
 
 def event() -> bytes:
     """An event to mint, which becomes a SET of about the same length."""
-    return json.dumps({"events": {EVENT: {"a": "x" * (PAYLOAD_BYTES - 180)}}}).encode()
+    return json.dumps({"events": {EVENT: {"a": _noise(PAYLOAD_BYTES - 180)}}}).encode()

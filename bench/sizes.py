@@ -20,7 +20,7 @@ class Size:
     waiting: tuple[int, int, int]
     streams: tuple[int, int, int]
     samples: int  # polls of one client, for each thing measured in each round
-    messages: int  # that wait at a peer which gets slower with each
+    peer_sets: int  # that wait at a peer which gets slower with each
 
     #: SETs a poll; 0 is the empty poll.
     pages: tuple[int, ...] = (0, 1, 10, 100, 1000)
@@ -40,7 +40,7 @@ FULL = Size(
     waiting=(100, 10_000, 1_000_000),
     streams=(1, 1_000, 10_000),
     samples=400,
-    messages=1000,
+    peer_sets=1000,
 )
 SHORT = Size(
     name="short",
@@ -56,13 +56,13 @@ SHORT = Size(
     waiting=(100, 10_000, 125_000),
     streams=(1, 1_000, 10_000),
     samples=200,
-    messages=200,
+    peer_sets=200,
 )
 SMOKE = Size(
     name="smoke",
-    seconds=0.12,
+    seconds=0.05,
     rounds=1,
-    sets=30_000,
+    sets=60_000,
     few_sets=6_000,
     batch=40,
     batches=2,
@@ -72,6 +72,6 @@ SMOKE = Size(
     waiting=(100, 400, 4_000),
     streams=(1, 10, 100),
     samples=20,
-    messages=50,
+    peer_sets=50,
 )
 SIZES = {size.name: size for size in (FULL, SHORT, SMOKE)}

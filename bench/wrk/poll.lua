@@ -32,10 +32,10 @@ end
 function request()
   local settled = ''
   if first <= last then
-    settled, acks[first] = acks[first], nil
+    settled, acks[first] = ',"ack":[' .. acks[first] .. ']', nil
     first = first + 1
   end
-  local body = '{"maxEvents":' .. page .. ',"returnImmediately":true,"ack":[' .. settled .. ']}'
+  local body = '{"maxEvents":' .. page .. ',"returnImmediately":true' .. settled .. '}'
   if form then body = 'request=' .. base64(body .. (' '):rep(-#body % 3)) end
   return wrk.format('POST', path, headers, body)
 end
@@ -50,6 +50,7 @@ function response(status, _, body)
   local entry = jtis[page]
   if status ~= 200 or #entry ~= jti_length + 2 or entry:byte(1) ~= 34 or entry:byte(-1) ~= 34 or entry:byte(2) ~= 106 then
     wrong = wrong + 1
+    if wrong == 1 then print(status, body:sub(1, 300)) end
     return
   end
   sets = sets + page
