@@ -2,19 +2,20 @@
 
 The layers, each importing only from those below:
 
-  wire     polling, bank, health, cli, shell, worker, inbox, check: who asks for something;
-           answers, refusals, profiles, events, schemas, views, errors: how it is read and answered;
+  wire     polling, bank, console, health, metrics, cli, shell, worker, inbox, check: who asks for something;
+           openapi, bankcalls, pollcalls, calls, shapes: what there is to ask, told;
+           answers, pages, refusals, profiles, events, schemas, views, errors: how it is read and answered;
            auth, tokens, jwks, certificate, rates: who asks, and how often; requestlog; service: all put together
   service  transmitter: the rules; waiting: held polls; secevent: a SET; jsontext: JSON, read strictly
   store    store: one method for each Lua command; records, failures: what comes out of it; subscription: wake-ups;
-           intake: the inbox; keys, connection, embedded
+           intake: the inbox; commands, circuit, roundtrip, connection, embedded: the way there; keys
 """
 
 from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask
 
-from eventpoll import answers, bank, cli, health, polling, requestlog
+from eventpoll import answers, bank, cli, console, health, metrics, openapi, polling, requestlog
 from eventpoll.service import Service
 
 if TYPE_CHECKING:
@@ -40,6 +41,6 @@ def init_app(app: Flask, config: "Config | None" = None) -> None:
     if config.log == "json":
         requestlog.init(root)
     cli.init(root)
-    for part in (polling, bank, health):
+    for part in (polling, bank, health, openapi, metrics, console):
         root.register_blueprint(part.blueprint(service))
     app.register_blueprint(root)

@@ -38,14 +38,8 @@ def blueprint(service: Service) -> Blueprint:
 
     @bp.before_request
     def _only_the_bank() -> None:
-        caller = service.door.caller(request)
-        requestlog.note(
-            caller=caller.name, **{name: value for name, value in (request.view_args or {}).items() if name == "tpp"}
-        )
-        if caller.bank:
-            return
-        service.prove(caller, request)
-        raise Refused("forbidden", "this is the bank's to do, and these are a TPP's credentials")
+        requestlog.note(**{name: value for name, value in (request.view_args or {}).items() if name == "tpp"})
+        let_in(service)
 
     bp.record_once(lambda state: state.app.url_map.converters.update(eventpoll_jti=Jti))
 
@@ -72,6 +66,15 @@ def blueprint(service: Service) -> Blueprint:
     for error in REFUSALS:
         bp.register_error_handler(error, lambda raised: refuse(refusal(raised)))
     return bp
+
+
+def let_in(service: Service) -> None:
+    """Raises Refused unless it is the bank that asks: 401 to strangers, 403 to TPPs."""
+    caller = service.door.caller(request)
+    requestlog.note(caller=caller.name)
+    if not caller.bank:
+        service.prove(caller, request)
+        raise Refused("forbidden", "this is the bank's to do, and these are a TPP's credentials")
 
 
 class Jti(BaseConverter):

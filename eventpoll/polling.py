@@ -6,7 +6,7 @@ from typing import Any, cast
 import flask
 from flask import Blueprint, Request, Response
 
-from eventpoll import profiles, requestlog
+from eventpoll import metrics, profiles, requestlog
 from eventpoll.auth import Caller
 from eventpoll.errors import Refused
 from eventpoll.failures import Denied, NoStream
@@ -24,7 +24,7 @@ def blueprint(service: Service) -> Blueprint:
         bp.add_url_rule(
             profile.path,
             endpoint=profile.name,
-            view_func=partial(poll, service),
+            view_func=metrics.counted(profile.name, partial(poll, service)),
             defaults={"profile": profile},
             methods=["POST"],
             provide_automatic_options=False,

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from eventpoll.records import BY, FAMILIES, HAPPENINGS
-from eventpoll.views import COUNTERS
+from eventpoll.records import BY, COUNTERS, FAMILIES, HAPPENINGS
 
 Shape = dict[str, Any]
 
@@ -41,7 +40,8 @@ MOMENT = text("RFC 3339, UTC, in milliseconds", format="date-time")
 SECONDS = {"type": "number", "minimum": 0}
 JTI = text("The SET's identifier", minLength=1, maxLength=128)
 TPP_NAME = text("The name of a TPP, and so of its stream", pattern="^[A-Za-z0-9._~@:+-]{1,128}$")
-SECEVENT = text("A Security Event Token (RFC 8417): a signed JWT", pattern=r"^[\w-]+\.[\w-]+\.[\w-]+$")
+PART = "[A-Za-z0-9_-]+"
+SECEVENT = text("A Security Event Token (RFC 8417): a signed JWT", pattern=rf"^{PART}\.{PART}\.{PART}$")
 STATE = text("Where the SET is in its life", enum=["pending", "in_flight", "parked", "settled", "expired"])
 SECRET = text("The TPP's password, shown this once")
 FAMILY = text("The family of its events", enum=list(FAMILIES[1:]))

@@ -100,6 +100,8 @@ class Waiting:
         self._lock = threading.Lock()
         self._subscription: Subscription | None = None
         self._listener: threading.Thread | None = None
+        self.watch: Callable[[int, float | None], None] = lambda held, seconds: None
+        """Told of each poll that begins or ends to be held: how many are, and for how long this one was, at its end."""
         self.closing = False
         """Whether the process is about to end: nothing is held any more."""
 
@@ -107,12 +109,14 @@ class Waiting:
     def held(self, tpp: str, client: socket.socket | None) -> Iterator[Hold]:
         """A place among the held polls, freed on leaving. The first wait ends at once when pushes are heard:
         what was pushed before that is then found by looking again. Raises TooManyHeld."""
-        hold = Hold(client)
+        hold, begun = Hold(client), time.monotonic()
         self._enter(tpp, hold)
         try:
+            self.watch(self._held, None)
             yield hold
         finally:
             self._leave(tpp, hold)
+            self.watch(self._held, time.monotonic() - begun)
 
     def release(self) -> None:
         """Let all held polls go with an answer, and hold no more: the process is about to end."""

@@ -24,7 +24,8 @@ from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, wait
 
 FORM = "application/x-www-form-urlencoded"
 DOCS = ("", "/docs.css", "/docs.js", "/swagger-ui.css", "/swagger-ui-bundle.js")
-OPEN = {"/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json", *(f"/docs{name}" for name in DOCS)}
+LOOKS = ("/console/console.css", "/console/console.svg")
+OPEN = {"/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json", *(f"/docs{name}" for name in DOCS), *LOOKS}
 POLLS = ("/events", "/open-banking/v3.1/events", "/open-banking/v4.0/events")
 WSO2_POLLS = ("/api/openbanking/event-notifications/events", "/api/fs/event-notifications/events")
 

@@ -46,7 +46,7 @@ local LANE = 2251799813685248   -- 2^51: a family is a lane of its own in pendin
 
 local known = redis.call('HMGET', stream, 'created_at', 'secret', 'old_secret', 'old_secret_until',
   'redeliver_after', 'max_deliveries', 'on_error', 'polled_at', 'settled_since', 'delivered', 'acked', 'reported',
-  'families')
+  'families', 'hour')
 if not known[1] then
   return redis.error_reply('NOSTREAM no stream of this TPP')
 end
@@ -314,6 +314,15 @@ end
 
 if acked > 0 and not known[9] then redis.call('HSET', stream, 'settled_since', now_ms) end
 if acked + reported + delivered > 0 then
+  -- The first that counts in an hour notes how the counters stood before it; the last 24 such notes are kept.
+  local hour = string.format('%.0f', math.floor(now / 3600000000))
+  if hour ~= known[14] then
+    local noted = redis.call('HMGET', stream, 'hours', 'pushed', 'delivered', 'acked')
+    local hours = noted[1] and noted[1] .. ',' or ''
+    if select(2, hours:gsub(',', '')) > 23 then hours = hours:gsub('^[^,]*,', '') end
+    redis.call('HSET', stream, 'hour', hour, 'hours',
+      hours .. hour .. ' ' .. (noted[2] or 0) .. ' ' .. (noted[3] or 0) .. ' ' .. (noted[4] or 0))
+  end
   redis.call('HSET', stream, 'polled_at', now_ms, 'delivered', (known[10] or 0) + delivered,
     'acked', (known[11] or 0) + acked, 'reported', (known[12] or 0) + reported)
 elseif tonumber(now_ms) - (tonumber(known[8]) or 0) >= 1000 then

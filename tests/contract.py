@@ -1,0 +1,93 @@
+"""Whether an answer is one that /openapi.json tells of: its status, media type, headers and body."""
+
+import base64
+import copy
+import json
+import re
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.protocols import Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+from eventpoll.openapi import document
+
+WHERE = "urn:eventpoll"
+PATHS = [
+    (re.compile(re.sub(r"\{tpp\}", "[^/]+", re.sub(r"\{jti\}", ".+", path))), path)
+    for path in sorted(document()["paths"], key=len, reverse=True)
+]
+
+
+def closed(shape: Any) -> Any:
+    """The same schemas, with no room for members that they do not name: what goes out undocumented is found."""
+    if isinstance(shape, list):
+        return [closed(each) for each in shape]
+    if not isinstance(shape, dict):
+        return shape
+    inside = {name: closed(each) for name, each in shape.items()}
+    if shape.get("type") == "object" and "properties" in shape and "kty" not in shape["properties"]:
+        inside.setdefault("additionalProperties", False)
+    return inside
+
+
+@lru_cache(maxsize=1)
+def registry() -> Registry[Any]:
+    """The document, for its schemas to be found in."""
+    told = copy.deepcopy(document())
+    told["components"]["schemas"] = closed(told["components"]["schemas"])
+    found: Registry[Any] = Registry().with_resource(WHERE, DRAFT202012.create_resource(told))
+    return found
+
+
+@cache
+def validator(*pointer: str) -> Validator:
+    """What checks values against the schema at that place of the document."""
+    place = "/".join(part.replace("~", "~0").replace("/", "~1") for part in pointer)
+    return Draft202012Validator({"$ref": f"{WHERE}#/{place}"}, registry=registry())
+
+
+def path_of(path: str) -> str | None:
+    """The path of the document that a request's path is one of, if any."""
+    bare = path.partition("?")[0]
+    return next((template for pattern, template in PATHS if pattern.fullmatch(bare)), None)
+
+
+def check(method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    """Fails where the document has no such answer. What it does not have a call for is passed over."""
+    template = path_of(path)
+    call = document()["paths"].get(template or "", {}).get(method.lower())
+    if template is None or call is None:
+        return
+    where = f"{method} {path}: {status}"
+    told = call["responses"].get(str(status))
+    assert told is not None, f"{where} is not documented: {body[:200]!r}"
+    assert "x-fapi-interaction-id" in headers, where
+    for name in {"WWW-Authenticate", "Retry-After"} & set(told["headers"]):
+        if status != 403:  # there, only of a token without a scope
+            assert name.lower() in headers, f"{where} has no {name}"
+    kind = headers.get("content-type", "").partition(";")[0]
+    if not told.get("content"):
+        assert body == b"", where
+        return
+    assert kind in told["content"], f"{where}: {kind}"
+    if kind == "application/x-ndjson":
+        pointer, values = ("components", "schemas", "BatchResult"), [json.loads(line) for line in body.splitlines()]
+    elif kind == "application/json":
+        pointer = ("paths", template, method.lower(), "responses", str(status), "content", kind, "schema")  # type: ignore[assignment]
+        values = [json.loads(body)]
+    else:
+        return
+    for value in values:
+        mistakes = list(validator(*pointer).iter_errors(value))
+        assert not mistakes, f"{where}: {mistakes[0].json_path}: {mistakes[0].message[:500]}"
+
+
+def unpacked(content: Mapping[str, Any], value: Any) -> Any:
+    """The JSON that stands in base64 in WSO2's form; any other value as it is."""
+    if "request" not in content["schema"].get("properties", {}):
+        return value
+    return json.loads(base64.b64decode(value["request"]))
