@@ -1,9 +1,10 @@
 # eventpoll's commands. `make help` lists them.
 PYTHON ?= python3
 PORT ?= 8000
+CHAOS ?= long
 BIN := .venv/bin
 
-.PHONY: run test lint fix lock audit bench help
+.PHONY: run test lint fix lock audit bench chaos help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -24,7 +25,7 @@ run: .venv/run  ## serve on http://127.0.0.1:8000 (PORT changes it) with a demo 
 
 test: .venv/dev  ## the whole test suite
 	@sh tests/install-programs.sh
-	$(BIN)/pytest --cov
+	$(BIN)/pytest --cov --numprocesses 3 --dist loadfile
 
 lint: .venv/dev  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -50,3 +51,6 @@ audit: .venv/run  ## look the packages up among the known vulnerabilities; needs
 bench: .venv/dev  ## the benchmark: ratios, side by side, in one run; BENCH=short takes a look in two minutes
 	@PYTHON=$(BIN)/python sh bench/install.sh
 	$(BIN)/python -m bench.run
+
+chaos: .venv/dev  ## kill everything, again and again, and check that nothing was lost; CHAOS=short takes a minute
+	$(BIN)/python -m chaos.run --form $(CHAOS) $(if $(SEED),--seed $(SEED))

@@ -104,20 +104,16 @@ def moment(fields: Mapping[str, str], name: str) -> datetime | None:
 
 
 def bars(hours: Sequence[Hour]) -> list[dict[str, Any]]:
-    """The bars of what was counted, three rows on one scale: each bar's place, height of 100, hour and number."""
+    """What was counted, as three rows of bars on one scale: of each its name, its sum, where its ground is in the
+    picture, and the outline of its bars (SVG)."""
     most = max([1, *(getattr(hour, name) for hour in hours for name in COUNTED)])
-    return [
-        {
-            "name": name,
-            "sum": sum(getattr(hour, name) for hour in hours),
-            "bars": [
-                (place, max(8, round(100 * number / most)))
-                for place, hour in enumerate(hours)
-                if (number := getattr(hour, name))
-            ],
-        }
-        for name in COUNTED
-    ]
+    rows = []
+    for row, name in enumerate(COUNTED, 1):
+        numbers = [getattr(hour, name) for hour in hours]
+        tall = [(place, max(2, round(28 * number / most))) for place, number in enumerate(numbers) if number]
+        outline = "".join(f"M{8 * place + 1} {34 * row - 2}v-{height}h6v{height}z" for place, height in tall)
+        rows.append({"name": name, "sum": sum(numbers), "ground": 34 * row - 2, "outline": outline})
+    return rows
 
 
 def oldest(status: Status) -> float | None:

@@ -1,8 +1,5 @@
 """Certificate-bound tokens (RFC 8705): the certificate from a proxy's header, from our own TLS, from nobody else."""
 
-import base64
-import datetime
-import hashlib
 import http.client
 import os
 import re
@@ -15,67 +12,15 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from eventpoll import certificate
 from tests import issuer
+from tests.certificates import Certificate
 from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, free_port, start_server, wait_for
 from tests.issuer import bearer, token
 
 JSON = {"Content-Type": "application/json"}
 POLL_NOW = '{"returnImmediately":true}'
-
-
-class Certificate:
-    """A certificate and its key, signed by `by` or by itself."""
-
-    def __init__(self, name: str, by: "Certificate | None" = None, subject: str | None = None) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject or name)])
-        now = datetime.datetime.now(datetime.UTC)
-        usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        self.x509 = (
-            x509.CertificateBuilder()
-            .subject_name(self.name)
-            .issuer_name(by.name if by else self.name)
-            .public_key(self.key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=by is None, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-            .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
-            .sign(by.key if by else self.key, hashes.SHA256())
-        )
-        self.der = self.x509.public_bytes(serialization.Encoding.DER)
-        self.pem = self.x509.public_bytes(serialization.Encoding.PEM).decode()
-        self.thumbprint = base64.urlsafe_b64encode(hashlib.sha256(self.der).digest()).decode().rstrip("=")
-        self.bound: dict[str, Any] = {"cnf": {"x5t#S256": self.thumbprint}}
-
-    def rfc9440(self) -> str:
-        """As RFC 9440 section 2.1 writes it: a byte sequence of structured fields."""
-        return f":{base64.b64encode(self.der).decode()}:"
-
-    def escaped(self) -> str:
-        """As nginx's $ssl_client_escaped_cert writes it."""
-        return quote(self.pem, safe="")
-
-    def envoy(self, before: str = "") -> str:
-        """As Envoy's x-forwarded-client-cert writes it."""
-        return f'{before}Hash={hashlib.sha256(self.der).hexdigest()};Cert="{self.escaped()}";Subject="/C=GB/CN=tpp"'
-
-    def files(self, directory: Path) -> tuple[str, str]:
-        """The certificate and the key, each in a file."""
-        names = directory / f"{self.thumbprint}.pem", directory / f"{self.thumbprint}.key"
-        names[0].write_text(self.pem)
-        form = serialization.PrivateFormat.PKCS8
-        names[1].write_bytes(
-            self.key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()),
-        )
-        return str(names[0]), str(names[1])
 
 
 AUTHORITY = Certificate("Authority")

@@ -6,6 +6,7 @@ Minted SETs are verified by PyJWT, which shares no code with the minting.
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -203,6 +204,7 @@ def test_a_profile_that_no_key_can_sign_is_refused_where_a_stream_asks_for_it(
         "no JSON",
         json.dumps(RSA_1.as_dict(private=True)),
     ],
+    ids=itertools.count(),
 )
 def test_keys_that_cannot_be_trusted_are_refused_at_the_start(environ: dict[str, str], text: str) -> None:
     """Issue 3, "Keys": weak, twice the same name, without a private half, unknown; and no key in the message."""

@@ -1,6 +1,7 @@
 """The store's contract, the same on a real redis-server, on the bundled Valkey and on fakeredis."""
 
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -560,6 +561,65 @@ def test_status_counts_and_ages(store: Store) -> None:
     assert status.oldest["in_flight"] is not None
     counters = {name: status.fields[name] for name in ("pushed", "delivered", "acked", "reported")}
     assert counters == {"pushed": "3", "delivered": "2", "acked": "1", "reported": "1"}
+
+
+def stream_fields(store: Store) -> dict[str, str]:
+    return store.status(TPP).fields
+
+
+def in_an_earlier_hour(store: Store, notes: str) -> int:
+    """Have what was counted last have been counted an hour ago; the hour that it is now."""
+    hour = int(store.redis.time()[0]) // 3600
+    store.redis.hset(keys.of(TPP)[0], mapping={"hour": hour - 1, "hours": notes})
+    return hour
+
+
+@pytest.mark.parametrize("what", ["push", "delivery", "ack", "report"])
+def test_the_first_that_counts_in_an_hour_notes_how_the_counters_stood(store: Store, what: str) -> None:
+    """docs/redis-layout.md, `hours`: from the notes the console tells what was counted in each hour."""
+    push(store, "a", "b", "c")
+    assert re.fullmatch(r"\d+ 0 0 0", stream_fields(store)["hours"])
+    assert jtis(poll(store, 2, ack=["a"])) == ["b", "c"]
+    hour = in_an_earlier_hour(store, "7 0 0 0")
+    if what == "push":
+        push(store, "d")
+    elif what == "delivery":
+        assert jtis(poll(store, 1)) == ["b"]
+    else:
+        poll(store, 0, **({"ack": ["b"]} if what == "ack" else {"set_errs": {"b": ERR}}))
+    assert stream_fields(store)["hours"] in {f"7 0 0 0,{hour + later} 3 2 1" for later in (0, 1)}
+    push(store, "e")
+    assert len(stream_fields(store)["hours"].split(",")) == 2
+
+
+def test_the_notes_of_24_hours_are_kept(store: Store) -> None:
+    """A stream that lives for years costs no more than one that lives for a day."""
+    notes = [f"{number} {number} 0 0" for number in range(100, 123)]
+    in_an_earlier_hour(store, ",".join(notes))
+    push(store, "a")
+    assert stream_fields(store)["hours"].split(",")[:-1] == notes
+    in_an_earlier_hour(store, stream_fields(store)["hours"])
+    poll(store)
+    assert stream_fields(store)["hours"].split(",")[:-2] == notes[1:]
+
+
+def test_an_empty_poll_notes_nothing_and_costs_no_command_more(real: Store) -> None:
+    """What most polls are must stay as cheap as it is, whatever the hour."""
+
+    def commands() -> dict[str, int]:
+        real.redis.hset(keys.of(TPP)[0], "polled_at", str(int(time.time() * 1000) + 60_000))
+        real.redis.config_resetstat()
+        assert jtis(poll(real)) == []
+        told: dict[str, Any] = real.redis.info("commandstats")
+        return {name: each["calls"] for name, each in told.items() if name != "cmdstat_info"}
+
+    push(real, "a")
+    poll(real)
+    poll(real, 0, ack=["a"])
+    usual = commands()
+    in_an_earlier_hour(real, "7 0 0 0")
+    assert commands() == usual
+    assert stream_fields(real)["hours"] == "7 0 0 0"
 
 
 def test_the_history_of_a_set_is_bounded(store: Store) -> None:
