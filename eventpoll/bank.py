@@ -244,10 +244,10 @@ def _lines(stream: Any, length: int) -> Iterator[bytes]:
         yield line
 
 
-def _told(results: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+def _told(chunks: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
     try:
-        for result in results:
-            yield line_of(result)
+        for results in chunks:
+            yield b"".join(map(line_of, results))
     except Refused as error:
         yield line_of({"status": error.row.status, "err": error.row.err, "description": error.description})
 

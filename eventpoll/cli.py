@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any, BinaryIO
 
 import click
@@ -80,7 +81,7 @@ def _push_batch(service: Service, tpp: str, file: BinaryIO, as_json: bool) -> No
         numbers: deque[int] = deque()
         with bar:
             lines = _numbered(file, numbers, bar.update if watched else None)
-            for result in push_lines(service.transmitter, tpp, lines):
+            for result in chain.from_iterable(push_lines(service.transmitter, tpp, lines)):
                 number = numbers.popleft()
                 counts["pushed" if "jti" in result else "refused"] += 1
                 if as_json:

@@ -52,8 +52,11 @@ def read_line(line: bytes, scope: str = "") -> Event | Signed:
     return Signed(line.strip(b'"').decode("ascii", "replace"), scope)
 
 
-def push_lines(transmitter: Transmitter, tpp: str, lines: Iterable[bytes], scope: str = "") -> Iterator[dict[str, Any]]:
-    """Push each line, and tell of each in its turn: {"jti", "status"}, or {"status", "err", "description"}.
+def push_lines(
+    transmitter: Transmitter, tpp: str, lines: Iterable[bytes], scope: str = ""
+) -> Iterator[list[dict[str, Any]]]:
+    """Push each line, and tell of each in its turn, of some at a time: {"jti", "status"}, or {"status", "err",
+    "description"}.
 
     The status is the one that the line would have had as a request of its own. Blank lines are passed over.
     """
@@ -69,12 +72,7 @@ def push_lines(transmitter: Transmitter, tpp: str, lines: Iterable[bytes], scope
             results = transmitter.push_many(tpp, read)
         except (NoStream, Unavailable) as error:
             results = [error] * len(read)
-        for item, result in zip(read, results, strict=True):
-            if isinstance(result, tuple):
-                jti, new = result
-                yield {"jti": jti, "status": 202 if isinstance(item, Signed) else 201 if new else 200}
-            else:
-                yield _refused(result)
+        yield [_result(item, result) for item, result in zip(read, results, strict=True)]
 
 
 def _chunks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -96,10 +94,13 @@ def _chunks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield chunk
 
 
-def _refused(error: Exception) -> dict[str, Any]:
-    if type(error) not in REFUSALS:
-        raise error
-    told = refusal(error)
+def _result(item: Event | Signed | Exception, result: tuple[str, bool] | Exception) -> dict[str, Any]:
+    if isinstance(result, tuple):
+        jti, new = result
+        return {"jti": jti, "status": 202 if isinstance(item, Signed) else 201 if new else 200}
+    if type(result) not in REFUSALS:
+        raise result
+    told = refusal(result)
     return {"status": told.row.status, "err": told.row.err, "description": told.description}
 
 

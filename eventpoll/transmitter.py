@@ -161,7 +161,7 @@ class Transmitter:
     def push_many(self, tpp: str, items: Sequence[Event | Signed | Exception]) -> list[tuple[str, bool] | Exception]:
         """Push events and signed SETs together, each with its own outcome: as above, or what would be raised.
         An exception among the items is its own outcome. Raises NoStream, Unavailable where that is so for all."""
-        fields = self.store.status(tpp).fields
+        fields = self.store.status(tpp).fields if any(isinstance(item, Event) for item in items) else {}
         results: list[tuple[str, bool] | Exception] = []
         ready: list[tuple[int, Event | Signed, str, str]] = []
         for place, item in enumerate(items):
