@@ -4,7 +4,7 @@ PORT ?= 8000
 CHAOS ?= long
 BIN := .venv/bin
 
-.PHONY: run test lint fix lock audit bench chaos help
+.PHONY: run demo test lint fix lock audit bench chaos help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -22,6 +22,9 @@ help:  ## this list
 
 run: .venv/run  ## serve on http://127.0.0.1:8000 (PORT changes it) with a demo TPP and SETs waiting
 	@PORT=$(PORT) exec $(BIN)/gunicorn --config demo/gunicorn.conf.py wsgi:app
+
+demo: .venv/run  ## a SET's whole story, played in this terminal
+	@$(BIN)/python demo/story.py
 
 test: .venv/dev  ## the whole test suite
 	@sh tests/install-programs.sh
