@@ -138,5 +138,6 @@ eventpoll serves on {url}. SETs that wait for the TPP {TPP}: {waiting}. Try, in 
   how the stream stands
     curl -s -u {bank} {url}/streams/{TPP}
 
+In a browser: {url}/console for the bank's operators ({bank}), {url}/docs for every call.
 Ctrl-C stops everything. What is queued stays in {DATA}/ for the next time.
 """

@@ -89,7 +89,7 @@ class Order:
 
 
 class Ranking:
-    """The order of the streams, kept for some seconds: with 10 000 of them it takes the better part of one to find."""
+    """The order of the streams, kept for some seconds: with 10 000 of them it takes about one to find."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

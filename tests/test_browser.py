@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import redis
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
@@ -36,8 +37,11 @@ AXE = (importlib.resources.files("axe_core_python") / "axe.min.js").read_text(en
 @pytest.fixture(scope="module")
 def server(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service with a store that is its own, so that the order of its streams is."""
+    url = redis_server.url.removesuffix("0") + "10"
+    with redis.from_url(url) as client:
+        client.flushdb()
     environ = {
-        "REDIS_URL": redis_server.url.removesuffix("0") + "10",
+        "REDIS_URL": url,
         "EVENTPOLL_BANK_USERNAME": BANK[0],
         "EVENTPOLL_BANK_PASSWORD": BANK[1],
         "EVENTPOLL_ISSUER": "https://bank.example",
