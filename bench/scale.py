@@ -1,9 +1,10 @@
-"""What docs/scale.md reckons with, of the store: python -m bench.scale measures it on real servers in a minute.
+"""What docs/scale.md reckons with, of the store: python -m bench.scale measures it on real servers in two minutes.
 
 Times are those that Redis itself counts for its commands, so a machine that does something else hardly shows.
 """
 
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ def main() -> None:
         with _server(Path(name)) as server:
             store = Store.open(server.url, Path(), Rules())
             _bytes(store)
+            _looks(store, server)
             for count in WAITING:
                 _empty(store)
                 fill(store, "tpp", count)
@@ -91,7 +93,9 @@ def tell(what: str, servers: Sequence[RedisServer], store: Store, tpps: Sequence
                     acks[tpp] = answer.sets[0][0].decode()
             spent = [_spent(was, _calls(server)) for was, server in zip(before, servers, strict=True)]
             took[name] = spent
-    line = ", ".join(f"{name} {sum(s for s, _ in each) / sum(n for _, n in each):.0f} µs" for name, each in took.items())
+    line = ", ".join(
+        f"{name} {sum(s for s, _ in each) / sum(n for _, n in each):.0f} µs" for name, each in took.items()
+    )
     shares = [f"{100 * n / sum(n for _, n in took['poll']):.0f} %" for _, n in took["poll"]]
     print(f"{what}: {line}" + (f"; shares {', '.join(shares)}" if len(servers) > 1 else ""), flush=True)
 
@@ -103,6 +107,20 @@ def _calls(server: RedisServer) -> Any:
 
 def _spent(before: Any, after: Any) -> tuple[int, int]:
     return after["usec"] - before["usec"], after["calls"] - before["calls"]
+
+
+def _looks(store: Store, server: RedisServer) -> None:
+    """What a poll takes that finds nothing, as a held one that was woken in vain: of Redis, and of the web process."""
+    for _ in range(SAMPLES // 10):
+        store.poll("tpp-1", max_events=1, profile="r")
+    before, begun = _calls(server), time.process_time()
+    for _ in range(SAMPLES):
+        store.poll("tpp-1", max_events=1, profile="r")
+    ours = time.process_time() - begun
+    (spent, calls) = _spent(before, _calls(server))
+    print(
+        f"a look in vain: {spent / calls:.0f} µs of Redis, {1e6 * ours / SAMPLES:.0f} µs of the web process", flush=True
+    )
 
 
 def _bytes(store: Store) -> None:

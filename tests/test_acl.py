@@ -123,7 +123,8 @@ def life(server: Server, environ: dict[str, str], tpps: Sequence[str] = TPPS) ->
         assert server.bank("POST", f"/streams/{tpp}/secret", {}).status == 200
     assert [each["tpp"] for each in shell(environ, "streams")["streams"]] == list(tpps)
     shell(environ, "purge")
-    assert server.bank("GET", "/metrics").status == 200
+    for path in ("/metrics", "/console", f"/console/streams/{tpps[1]}", "/console/search?jti=two"):
+        assert server.bank("GET", path).status == 200, path
     assert server.bank("DELETE", f"/streams/{tpps[0]}?force=true").status in (200, 204)
     shell({**environ, "EVENTPOLL_BANK_PASSWORD": "long-enough-for-the-check"}, "check")
 
@@ -267,16 +268,22 @@ def test_sentinels_want_a_user_too(
         watched: list[Any] = []
         for port in ports:
             watched.append(redis.Redis(port=port, decode_responses=True))
-            for line in documented(WEB, SENTINELS):
+            for line in [*documented(WEB, SENTINELS), *documented(SHELL, SENTINELS)]:
                 watched[-1].execute_command(*line)
-        login = f"?sentinel_username={WEB}&sentinel_password={PASSWORD}"
-        places = ",".join(f"127.0.0.1:{port}" for port in ports) + "/eventpoll" + login
-        url = {user: url_of(user, "redis+sentinel", places) for user in (WEB, WORKER)}
+            watched[-1].execute_command(
+                "ACL", "SETUSER", "default", "-sentinel|masters", "-sentinel|get-master-addr-by-name"
+            )
+        places = ",".join(f"127.0.0.1:{port}" for port in ports) + "/eventpoll?sentinel_password=PASSWORD"
+        url = {
+            user: url_of(user, "redis+sentinel", f"{places}&sentinel_username={watcher}")
+            for user, watcher in ((WEB, WEB), (WORKER, WEB), (SHELL, SHELL))
+        }
         primary.used()
         theirs = {**settings(environ, url[WEB]), "EVENTPOLL_WAIT_REPLICAS": "1"}
         life(start(theirs), theirs)
         heartbeat(url[WEB], monkeypatch)
         assert granted(WEB, REPLICAS) - primary.used() == set()
+        push_set(url[SHELL], "tpp-1")
         put_into_inbox(primary.admin)
         primary.admin.script_flush()
         work(theirs, url[WORKER])

@@ -12,7 +12,7 @@ from eventpoll.records import Rules
 from eventpoll.store import Store
 from tests.certificates import Certificate
 from tests.conftest import RedisServer, start_server
-from tests.test_acl import life, put_into_inbox, settings, work
+from tests.test_acl import life, push_set, put_into_inbox, settings, work
 from tests.topologies import Tls, TlsRedisServer, client_of, cluster, redis_server, sentinels
 
 AUTHORITY = Certificate("Authority")
@@ -68,7 +68,7 @@ Kind = Callable[[Path, Tls], AbstractContextManager[tuple[str, RedisServer]]]
 def test_the_whole_life_of_sets_over_tls(
     kind: Kind, tmp_path: Path, theirs: Tls, ours: Tls, environ: dict[str, str]
 ) -> None:
-    """Issue 6, 1: rediss:// with an authority of one's own and a client certificate, web, commands and worker."""
+    """Issue 6, 1: rediss:// with our own authority and a client certificate: web, commands, worker and push-set."""
     with kind(tmp_path / "redis", theirs) as (url, inbox):
         with_tls = settings(environ, f"{url}?{urlencode(ours.options)}")
         server = start_server(with_tls, tmp_path / "served", workers=2)
@@ -77,7 +77,8 @@ def test_the_whole_life_of_sets_over_tls(
             with client_of(inbox.port, ours) as client:
                 put_into_inbox(client)
             work(with_tls, with_tls["REDIS_URL"])
-            assert server.bank("GET", "/streams/tpp-1").json["pending"] == 1
+            push_set(with_tls["REDIS_URL"], "tpp-1")
+            assert server.bank("GET", "/streams/tpp-1").json["pending"] == 2
         finally:
             server.stop()
 
