@@ -1,5 +1,6 @@
 """What was measured: for each name a figure of each round, and what follows from them."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
@@ -48,7 +49,7 @@ class Results:
     def ratios(self, part: str, name: str, against: str) -> list[float]:
         """One line against another, round by round: what moved both is not in it."""
         ours, theirs = self.lines[part, name].figures, self.lines[part, against].figures
-        return [one / other for one, other in zip(ours, theirs, strict=not self.failed)]
+        return [one / other if other else math.inf for one, other in zip(ours, theirs, strict=not self.failed)]
 
     def parts(self) -> Iterable[str]:
         """The names of the parts."""

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from joserfc.jwk import KeySet
 
@@ -259,8 +260,8 @@ class Transmitter:
     def sweep_all(self) -> int:
         """Sweep every stream to its end; tells how many SETs expired. Raises Unavailable."""
         total = 0
-        for status in self.all_streams():
-            while expired := self.sweep(status.tpp):
+        for tpp in chain.from_iterable(self.store.names()):
+            while expired := self.sweep(tpp):
                 total += expired
         return total
 
