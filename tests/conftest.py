@@ -33,6 +33,11 @@ BANK = ("bank", "bank-password")
 ISSUER = "https://bank.example"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where shared_server keeps its SETs, if not in a server of the suite's own: a Cluster, say."""
+    parser.addoption("--store", metavar="REDIS_URL", help="the store of the server that most tests share")
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:
@@ -298,11 +303,14 @@ def start_server(environ: Mapping[str, str], directory: Path, workers: int = 1, 
 
 @pytest.fixture(scope="session")
 def shared_server(
-    redis_server: RedisServer, signing_keys: str, tmp_path_factory: pytest.TempPathFactory
+    redis_server: RedisServer,
+    signing_keys: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    pytestconfig: pytest.Config,
 ) -> Iterator[Server]:
     """One gunicorn with two workers for all tests that leave it as it is; each test makes streams of its own."""
     environ = {
-        "REDIS_URL": redis_server.url.removesuffix("0") + "1",
+        "REDIS_URL": pytestconfig.getoption("--store") or redis_server.url.removesuffix("0") + "1",
         "EVENTPOLL_BANK_USERNAME": BANK[0],
         "EVENTPOLL_BANK_PASSWORD": BANK[1],
         "EVENTPOLL_ISSUER": ISSUER,

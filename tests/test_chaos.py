@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 PLAIN = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
 
 
-@pytest.mark.parametrize("arrangement", ["single", "sentinel", "cluster"])
+@pytest.mark.parametrize("arrangement", ["single", "waiting", "cluster"])
 def test_nothing_that_was_promised_is_broken_by_faults(arrangement: str, tmp_path: Path) -> None:
     """Issue 6, item 4: real servers, a load, faults; zero violations, and a figure for each fault."""
     output = tmp_path / "RESULTS.md"

@@ -1,5 +1,6 @@
 """The verdict on the chaos is able to fail: made-up journals and stores with one violation each, and it finds it."""
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,10 +8,11 @@ import pytest
 
 from chaos.journal import Answer, Care, Entry, Fault, Handed, Journal, Poll, Push, handed, mark_of
 from chaos.picture import Picture, Stream, take
+from chaos.proxy import Proxy
 from chaos.report import Round, troubles, write
 from chaos.verdict import Verdict, emptied, judge
 from eventpoll.store import Store
-from tests.conftest import set_of
+from tests.conftest import RedisServer, set_of
 
 DOCUMENTED = {"POST /events": {200, 503, 500}}
 SET = "eyJ0.eyJ9.c2ln"
@@ -287,6 +289,18 @@ def test_a_takeover_excuses_nothing_that_was_answered_long_before(violate: Calla
     assert any(text.startswith(FOUND[violate]) for text in run.judged().broken)
 
 
+def test_a_takeover_excuses_no_push_that_a_replica_had() -> None:
+    """EVENTPOLL_WAIT_REPLICAS: a push is answered when a replica has it; acks do not wait."""
+    run = Run()
+    lost_push(run)
+    lost_ack(run)
+    run.journal.waits = True
+    run.journal.faults.append(Fault("takeover", 2, 7, may_lose=True))
+    verdict = run.judged()
+    assert any(text.startswith(FOUND[lost_push]) for text in verdict.broken)
+    assert list(verdict.excused["lost ack"]) == ["done of a"]
+
+
 def test_a_lease_that_a_clock_step_cut_short_is_no_violation() -> None:
     """docs/reliability.md: a lease runs by the store's clock."""
     run = Run()
@@ -347,6 +361,43 @@ def test_the_picture_is_what_lies_in_the_store(store: Store) -> None:
     assert picture.listed == {"a"}
     assert picture.dead == [{"id": "1-0"}]
     assert sorted(picture.strange) == ["eventpoll:{a}:other (string)", "eventpoll:{a}:settled_before (string)"]
+
+
+def test_the_network_breaks_as_it_is_told(redis_server: RedisServer) -> None:
+    """Issue 6: a proxy in between that drops, delays, halves replies, and cuts; and passes everything otherwise."""
+    proxy = Proxy(redis_server.port, 1)
+
+    def ask(connection: socket.socket) -> bytes:
+        connection.sendall(b"ECHO abcdefgh\r\n")
+        return connection.recv(100)
+
+    def new() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", proxy.port), 0.3)
+
+    try:
+        with new() as first:
+            assert ask(first) == b"$8\r\nabcdefgh\r\n"
+            proxy.set("delay", 0.1)
+            assert ask(first) == b"$8\r\nabcdefgh\r\n"
+            proxy.set("cut")
+            with pytest.raises(ConnectionError):
+                assert ask(first) == b"" == ask(first)
+        with pytest.raises(ConnectionError), new() as second:
+            assert ask(second) == b"" == ask(second)
+        proxy.set("drop")
+        with new() as third, pytest.raises(TimeoutError):
+            ask(third)
+        proxy.set("halve")
+        replies = set()
+        for _ in range(20):
+            with new() as each:
+                replies.add(ask(each))
+        assert replies == {b"$8\r\nabcdefgh\r\n", b"$8\r\nabc"}
+        proxy.set("pass")
+        with new() as last:
+            assert ask(last) == b"$8\r\nabcdefgh\r\n"
+    finally:
+        proxy.stop()
 
 
 def test_a_set_bears_the_mark_of_its_event() -> None:

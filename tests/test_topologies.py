@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -145,6 +147,28 @@ def push_set(url: str, tpp: str) -> "subprocess.CompletedProcess[str]":
         env=environ,
         timeout=60,
     )
+
+
+CONFORMANCE = ["tests/test_conformance.py", "tests/test_wso2.py", "tests/test_clients.py"]
+
+
+def conforms(url: str) -> None:
+    """The tests of what TPPs were promised, as they are, on this store. Raises AssertionError."""
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "--store", url]
+    done = subprocess.run([*command, *CONFORMANCE], cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 700
+
+
+def test_the_conformance_tests_pass_unchanged_on_a_cluster(nodes: list[RedisServer]) -> None:
+    """Issue 6: whoever polls cannot tell where his SETs are kept."""
+    conforms(cluster_url(nodes))
+
+
+def test_the_conformance_tests_pass_unchanged_behind_sentinels(tmp_path: Path) -> None:
+    """The same."""
+    with sentinels(tmp_path / "sentinels") as (_, ports):
+        conforms("redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in ports) + "/eventpoll")
 
 
 def test_slots_that_move_take_their_streams_along(on_cluster: Store, nodes: list[RedisServer]) -> None:
