@@ -55,5 +55,5 @@ bench: .venv/dev  ## the benchmark: ratios, side by side, in one run; BENCH=shor
 	@PYTHON=$(BIN)/python sh bench/install.sh
 	$(BIN)/python -m bench.run
 
-chaos: .venv/dev  ## kill everything, again and again, and check that nothing was lost; CHAOS=short takes a minute
+chaos: .venv/dev  ## kill everything, again and again, and check that nothing was lost; CHAOS=short takes two minutes
 	$(BIN)/python -m chaos.run --form $(CHAOS) $(if $(SEED),--seed $(SEED))

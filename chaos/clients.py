@@ -17,12 +17,8 @@ from chaos.journal import EVENT, Answer, Care, Entry, Handed, Journal, Poll, Pus
 from tests.conftest import BANK, basic, set_of
 
 ERROR = {"err": "jwtIss", "description": "made up by the chaos"}
-PROFILES = {
-    "rfc": "/events",
-    "obie3": "/open-banking/v3.1/events",
-    "obie4": "/open-banking/v4.0/events",
-    "wso2": "/api/fs/event-notifications/events",
-}
+PATHS = {"rfc": "/events", "wso2": "/api/fs/event-notifications/events"}
+PATHS |= {f"obie{version[0]}": f"/open-banking/v{version}/events" for version in ("3.1", "4.0")}
 NO_ANSWER = (OSError, http.client.HTTPException, ValueError)  # ValueError: half an answer is no JSON
 
 
@@ -176,11 +172,11 @@ class Load:
         return [Push(tpp, jti, way, sent, time.monotonic(), status)]
 
     def _batch(self, caller: Caller, tpp: str, sets: list[tuple[str, str]], way: str) -> list[Push]:
-        lines = [
-            set_of(jti, {EVENT: {"mark": mark}})
-            if number % 10
-            else json.dumps({"jti": jti, "events": {EVENT: {"mark": mark}}})
-            for number, (jti, mark) in enumerate(sets)
+        lines = [  # one jti in the same form each time: signed and minted are two SETs, and a conflict
+            json.dumps({"jti": jti, "events": {EVENT: {"mark": mark}}})
+            if jti.endswith("0")
+            else set_of(jti, {EVENT: {"mark": mark}})
+            for jti, mark in sets
         ]
         sent = time.monotonic()
         status, text = caller.ask(
@@ -189,7 +185,9 @@ class Load:
             "\n".join(lines).encode(),
             {**bank(), "Content-Type": "application/x-ndjson"},
         )
-        told = [json.loads(line)["status"] for line in text.splitlines()] if status == 200 else []
+        told: list[int | None] = [status] * len(sets)
+        if status == 200:
+            told = [json.loads(line)["status"] for line in text.splitlines()]
         now = time.monotonic()
         told += [None] * (len(sets) - len(told))
         return [Push(tpp, jti, way, sent, now, one) for (jti, _), one in zip(sets, told, strict=True)]
@@ -250,7 +248,7 @@ class Load:
 
     def poll(self, caller: Caller, tpp: Tpp, ack: list[str], errs: list[str], most: int, *, immediate: bool) -> Poll:
         """One poll, written down."""
-        path = PROFILES[tpp.profile]
+        path = PATHS[tpp.profile]
         value = {
             "ack": ack,
             "setErrs": dict.fromkeys(errs, ERROR),

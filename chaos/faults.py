@@ -61,7 +61,7 @@ def fail_over(stage: Stage, seconds: float) -> None:
     victim = stage.primary()
     victim.kill()
     others = [server for server in stage.servers if server is not victim]
-    wanted = 1 if stage.kind == "sentinel" else 3
+    wanted = 3 if stage.kind == "cluster" else 1
     wait_for(lambda: sum(b"role:master" in each.ask(b"INFO replication") for each in others) == wanted, 60, 0.1)
     time.sleep(1)
     victim.start()
@@ -91,7 +91,7 @@ def move_slot(stage: Stage, seconds: float) -> str:
         for key in found:
             source.execute_command("MIGRATE", "127.0.0.1", port, key, 0, 5000)
             keys += 1
-            time.sleep(seconds / 100)
+            time.sleep(seconds / 20)
     for each in (target, source, *nodes.values()):
         each.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[1])
     for each in nodes.values():
@@ -188,7 +188,7 @@ def kill_minter(stage: Stage, seconds: float) -> None:
     running = [each for each in stage.workers.running if each.poll() is None]
     stage.chance.choice(running).kill()
     time.sleep(seconds / 10)
-    stage.workers.start()
+    stage.start_minter()
 
 
 def stop_minter(stage: Stage, seconds: float) -> None:

@@ -115,6 +115,8 @@ class Journal:
     entries: list[Entry] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    waits: bool = False
+    """Whether a push is answered only when a replica has it: then no takeover may lose one."""
 
     def until(self, at: float) -> "Journal":
         """What it held at that moment; all faults."""

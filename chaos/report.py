@@ -12,6 +12,7 @@ from chaos.verdict import Verdict
 ARRANGEMENTS = {
     "single": "one server, appendfsync always",
     "sentinel": "a primary, a replica, three Sentinels",
+    "waiting": "the same, with EVENTPOLL_WAIT_REPLICAS=1",
     "cluster": "a Cluster of three primaries, each with a replica",
 }
 
@@ -107,6 +108,7 @@ ROWS: list[tuple[str, Callable[[Round], object]]] = [
     ("acks that hold", lambda each: len({(p.tpp, j) for p in each.journal.polls if p.settled for j in p.ack})),
     ("errors reported", lambda each: len({(p.tpp, j) for p in each.journal.polls if p.settled for j in p.errs})),
     ("requeued, discarded", lambda each: _cares(each)),
+    ("requests answered, 503, cut", lambda each: _answers(each)),
     ("faults", lambda each: len(each.journal.faults)),
     ("violations", lambda each: len(each.verdict.broken)),
     ("pushes lost by a failover", lambda each: _excused(each, "lost push")),
@@ -120,7 +122,7 @@ ROWS: list[tuple[str, Callable[[Round], object]]] = [
 
 def _excused(each: Round, *kinds: str) -> str:
     lost = {text for kind in kinds for text in each.verdict.excused.get(kind, {})}
-    return str(len(lost)) if each.kind != "single" else "– (none may be)"
+    return "– (none may be)" if each.kind == "single" else str(len(lost))
 
 
 def _ways(each: Round, way: str) -> int:
@@ -129,6 +131,11 @@ def _ways(each: Round, way: str) -> int:
 
 def _repeats(each: Round) -> int:
     return len(each.journal.pushes) - len({(push.tpp, push.jti) for push in each.journal.pushes})
+
+
+def _answers(each: Round) -> str:
+    told = Counter(answer.status for answer in each.journal.answers)
+    return f"{told.total()}, {told[503]}, {told[None]}"
 
 
 def _cares(each: Round) -> str:

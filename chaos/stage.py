@@ -1,4 +1,4 @@
-"""What is put under stress: real Redis servers in one of three arrangements, gunicorn, and the inbox's workers."""
+"""What is put under stress: real Redis servers in one of four arrangements, gunicorn, and the inbox's workers."""
 
 import os
 import random
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from chaos.clients import TPPS
@@ -85,6 +87,11 @@ class Stage:
         """Whether a replica may take over."""
         return self.kind != "single"
 
+    @property
+    def watched(self) -> bool:
+        """Whether Sentinels name the primary."""
+        return self.kind in ("sentinel", "waiting")
+
     def port(self) -> int:
         """Where clients ask."""
         return self.network.port if self.replicated else self.server.port
@@ -92,14 +99,15 @@ class Stage:
     # -- Redis ----------------------------------------------------------------------------------------------------
 
     def plain(self) -> Any:
-        """A plain client of the store's, past the proxy."""
+        """A plain client of the store's, past the proxy; it repeats nothing by itself: XADD adds twice then."""
+        once: dict[str, Any] = {**QUICK, "retry": Retry(NoBackoff(), 0)}
         if self.kind == "single":
-            return redis.Redis(port=self.servers[0].port, **QUICK)
-        if self.kind == "sentinel":
-            return Sentinel([("127.0.0.1", port) for port in self.sentinels], **QUICK).master_for("eventpoll", **QUICK)  # type: ignore[no-untyped-call]
+            return redis.Redis(port=self.servers[0].port, **once)
+        if self.watched:
+            return Sentinel([("127.0.0.1", port) for port in self.sentinels], **QUICK).master_for("eventpoll", **once)  # type: ignore[no-untyped-call]
         return redis.RedisCluster(
             startup_nodes=[redis.cluster.ClusterNode("127.0.0.1", each.port) for each in self.servers],  # type: ignore[no-untyped-call]
-            **QUICK,
+            **once,
         )
 
     def primaries(self) -> list[RedisServer]:
@@ -108,7 +116,7 @@ class Stage:
 
     def primary(self) -> RedisServer:
         """The server that the Sentinels name; in a Cluster any that takes writes."""
-        if self.kind != "sentinel":
+        if not self.watched:
             return self.chance.choice(self.primaries())
         for port in self.sentinels:
             try:
@@ -130,10 +138,10 @@ class Stage:
 
     def is_whole(self) -> bool:
         """Whether every server is what it is to be: one primary or three, and each of the others a replica."""
-        wanted = {"single": 1, "sentinel": 1, "cluster": 3}[self.kind]
+        wanted = 3 if self.kind == "cluster" else 1
         if len(self.primaries()) != wanted or sum(map(self.follows, self.servers)) != len(self.servers) - wanted:
             return False
-        if self.kind == "sentinel":
+        if self.watched:
             return self.primary() == self.primaries()[0]
         return self.kind == "single" or all(b"cluster_state:ok" in each.ask(b"CLUSTER INFO") for each in self.servers)
 
@@ -149,6 +157,7 @@ class Stage:
             "EVENTPOLL_SIGNING_KEYS": KEY,
             "EVENTPOLL_LONG_POLL_SECONDS": "2",
             "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",
+            "EVENTPOLL_WAIT_REPLICAS": str(int(self.kind == "waiting")),
         }
         self.server = start_server(self.settings, self.directory / "served", workers=2)
         if self.replicated:
@@ -157,7 +166,11 @@ class Stage:
             self.server.tpp(tpp.name, redeliver_after=tpp.lease)
         self.workers = Workers(self.url, self.directory / "workers.log")
         for _ in range(2):
-            self.workers.start()
+            self.start_minter()
+
+    def start_minter(self) -> None:
+        """Start one more of the inbox's workers."""
+        self.workers.start(EVENTPOLL_WAIT_REPLICAS=self.settings["EVENTPOLL_WAIT_REPLICAS"])
 
     def restart_gunicorn(self) -> None:
         """Start it anew on its port, once those who had it are gone."""
@@ -198,8 +211,10 @@ class Stage:
 
 @contextmanager
 def stage(kind: str, directory: Path, seed: int, *, mount: bool) -> Iterator[Stage]:
-    """An arrangement by name: single, sentinel, cluster. `mount`: put the one server's files on a disk of their own,
-    that can be filled, if that may be done here."""
+    """An arrangement by name: single, sentinel, waiting, cluster.
+
+    `mount`: put the one server's files on a disk of their own, that can be filled, if that may be done here.
+    """
     made = Stage(kind, directory, seed)
     with ExitStack() as stack:
         if kind == "single":
@@ -213,7 +228,7 @@ def stage(kind: str, directory: Path, seed: int, *, mount: bool) -> Iterator[Sta
             made.servers = [server.start()]
             made.network = Proxy(server.port, seed)
             made.url = f"redis://127.0.0.1:{made.network.port}/0"
-        elif kind == "sentinel":
+        elif made.watched:
             made.servers, made.sentinels = stack.enter_context(sentinels(directory / "sentinels"))
             made.url = "redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in made.sentinels) + "/eventpoll"
         else:

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from chaos.journal import Journal, Poll
+from chaos.order import disorder
 from chaos.picture import Picture, Stream
-
-LANE = 2**51
 
 
 @dataclass
@@ -67,7 +66,7 @@ def lost_pushes(journal: Journal, picture: Picture, verdict: Verdict) -> None:
     for (tpp, jti), at in taken.items():
         stream = picture.streams.get(tpp, Stream())
         if jti not in stream.outstanding and jti not in stream.ended:
-            verdict.note("lost push", f"{jti} of {tpp}", journal.lossy(at), at)
+            verdict.note("lost push", f"{jti} of {tpp}", journal.lossy(at) and not journal.waits, at)
     asked = {(poll.tpp, jti) for poll in journal.polls for jti in poll.ack}
     asked |= {(care.tpp, care.jti) for care in journal.cares if care.what == "discard"}
     for tpp, stream in picture.streams.items():
@@ -173,39 +172,8 @@ def states(picture: Picture, verdict: Verdict) -> None:
     for tpp in picture.listed ^ {name for name, stream in picture.streams.items() if stream.stream}:
         verdict.note("orphan stream", f"{tpp} is listed, or there, and not both")
     for tpp, stream in picture.streams.items():
-        for fault in _disorder(stream):
+        for fault in disorder(stream):
             verdict.note("disorder", f"{tpp}: {fault}")
-
-
-def _disorder(stream: Stream) -> Iterator[str]:
-    places = Counter(
-        jti
-        for state in (stream.pending, stream.inflight, stream.parked, stream.settled, stream.settled_before)
-        for jti in state
-    )
-    yield from (f"{jti} is in {count} states" for jti, count in places.items() if count > 1)
-    for what, one, other in (
-        ("sets, and not outstanding", stream.sets.keys(), stream.outstanding),
-        ("inflight_order, and not inflight", stream.inflight_order.keys(), stream.inflight.keys()),
-        ("leases, and not inflight", stream.leases.keys(), stream.inflight.keys()),
-        ("parked_order, and not parked", stream.parked_order.keys(), stream.parked.keys()),
-    ):
-        yield from (f"{jti} is in {what}, or the other way round" for jti in one ^ other)
-    yield from (f"{jti} is requeued, and not pending" for jti in stream.requeued.keys() - stream.pending.keys())
-    orders = {jti: place % LANE for jti, place in stream.pending.items()}
-    for records, order in ((stream.inflight, stream.inflight_order), (stream.parked, stream.parked_order)):
-        for jti, record in records.items():
-            orders[jti] = int(record.split(" ", 1)[0]) % LANE
-            if orders[jti] != order.get(jti):
-                yield f"{jti} has another order in its record"
-    for jti, record in stream.requeued.items():
-        if stream.pending.get(jti) != int(record.split(" ", 1)[0]):
-            yield f"{jti} has another place in requeued"
-    ended = [int(record.split(" ", 2)[1]) % LANE for record in stream.ended.values()]
-    every = sorted([*orders.values(), *ended])
-    yield from (f"two SETs have the order {one}" for one, other in pairwise(every) if one == other)
-    if every and every[-1] > int(stream.stream.get("last_order", 0)):
-        yield "last_order is behind"
 
 
 def counters(journal: Journal, picture: Picture, verdict: Verdict) -> None:
