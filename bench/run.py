@@ -27,7 +27,7 @@ PARTS: dict[str, Callable[[Bench, Size, Results], None]] = {
     "peers": peers.measure,
 }
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
-FILES_WANTED = 24_000
+FILES_WANTED = 12_000
 
 
 def main() -> None:
