@@ -6,6 +6,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 import eventpoll
 from config import Config
 from eventpoll import answers, requestlog
+from eventpoll.express import Express
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -14,11 +15,12 @@ def create_app(config: Config | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     if config.trusted_hosts:
         app.config["TRUSTED_HOSTS"] = list(config.trusted_hosts)
-    if config.proxy_hops:
-        hops = config.proxy_hops
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
     eventpoll.init_app(app, config)
     answers.init_app(app)
     if config.log == "json":
         requestlog.init(app)
+    app.wsgi_app = Express(app, logs=config.log == "json")  # type: ignore[method-assign]
+    if config.proxy_hops:
+        hops = config.proxy_hops
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
     return app

@@ -69,7 +69,8 @@ def called(app: Any, headers: dict[str, str]) -> Callable[[], None]:
     def call() -> None:
         answer = app(environ(headers), lambda status, headers, error=None: None)
         b"".join(answer)
-        answer.close()
+        if hasattr(answer, "close"):
+            answer.close()
 
     return call
 

@@ -2,7 +2,7 @@
 
 The layers, each importing only from those below:
 
-  wire     polling, bank, console, health, metrics, cli, shell, worker, inbox, check: who asks for something;
+  wire     polling, express, bank, console, health, metrics, cli, shell, worker, inbox, check: who asks for something;
            openapi, bankcalls, pollcalls, calls, shapes: what there is to ask, told;
            answers, pages, refusals, profiles, events, schemas, views, errors: how it is read and answered;
            auth, tokens, jwks, certificate, rates: who asks, and how often; requestlog; service: all put together

@@ -3,10 +3,12 @@
 import logging
 import re
 import uuid
+from typing import Any
 
 from flask import Flask, Response, current_app, request
 from flask.sansio.scaffold import Scaffold
 from werkzeug.exceptions import HTTPException
+from werkzeug.wsgi import get_host
 
 from eventpoll import pages, profiles
 from eventpoll.errors import BY_STATUS, Refused
@@ -18,10 +20,17 @@ log = logging.getLogger(__name__)
 
 SAFE_ID = re.compile(r"[\x20-\x7e]{1,256}")
 
+HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Cache-Control", "no-store"),
+)
+"""What every answer has, unless it says something else itself; the interaction id aside."""
+
 
 def init(scaffold: Scaffold) -> None:
     """Have an application or a blueprint answer in our shapes."""
-    scaffold.before_request(refuse_cross_site)
+    scaffold.before_request(lambda: refuse_cross_site(request.environ))
     scaffold.after_request(finish)
     scaffold.register_error_handler(Refused, refuse)
     scaffold.register_error_handler(HTTPException, refuse_http)
@@ -35,9 +44,8 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, refuse_http)
 
 
-def interaction_id() -> str:
+def interaction_id(environ: dict[str, Any]) -> str:
     """x-fapi-interaction-id: the caller's, whatever its form, if it is safe to echo; else a fresh UUID."""
-    environ = request.environ
     known: str | None = environ.get("eventpoll.interaction_id")
     if known is None:
         sent = environ.get("HTTP_X_FAPI_INTERACTION_ID", "")
@@ -52,30 +60,30 @@ def finish(response: Response) -> Response:
         return response
     if response.status_code in (202, 204):  # no body, so no type of it
         headers.pop("Content-Type", None)
-    headers.add("x-fapi-interaction-id", interaction_id())
-    headers.add("X-Content-Type-Options", "nosniff")
-    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-    headers.setdefault("Cache-Control", "no-store")
+    headers.add("x-fapi-interaction-id", interaction_id(request.environ))
+    for name, value in HEADERS:
+        headers.setdefault(name, value)
     return response
 
 
-def refuse_cross_site() -> None:
+def refuse_cross_site(environ: dict[str, Any]) -> None:
     """A browser on another site must not act with credentials that it keeps for ours. Raises Refused."""
-    environ = request.environ
     if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
         return
     site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
-    if site not in (None, "same-origin", "none") or (origin is not None and origin.partition("://")[2] != request.host):
+    if site not in (None, "same-origin", "none") or (
+        origin is not None and origin.partition("://")[2] != get_host(environ)
+    ):
         raise Refused("forbidden", "a page of another site may not do this")
 
 
 def refuse(refused: Refused) -> Response:
     """The answer to a refused request, in the shape of its profile; in the console, to a browser, a page."""
     if pages.wanted():
-        return pages.refused(refused, interaction_id())
+        return pages.refused(refused, interaction_id(request.environ))
     service: Service = current_app.extensions["eventpoll"]
     profile = profiles.of_path(service.profiles, request.path)
-    text = profile.refuse(refused, interaction_id())
+    text = profile.refuse(refused, interaction_id(request.environ))
     response = Response(text, refused.row.status, refused.headers)
     if text:
         response.headers["Content-Type"] = profile.content_type

@@ -38,7 +38,9 @@ def blueprint(service: Service) -> Blueprint:
 
     @bp.before_request
     def _only_the_bank() -> None:
-        requestlog.note(**{name: value for name, value in (request.view_args or {}).items() if name == "tpp"})
+        requestlog.note(
+            request.environ, **{name: value for name, value in (request.view_args or {}).items() if name == "tpp"}
+        )
         let_in(service)
 
     bp.record_once(lambda state: state.app.url_map.converters.update(eventpoll_jti=Jti))
@@ -71,7 +73,7 @@ def blueprint(service: Service) -> Blueprint:
 def let_in(service: Service) -> None:
     """Raises Refused unless it is the bank that asks: 401 to strangers, 403 to TPPs."""
     caller = service.door.caller(request)
-    requestlog.note(caller=caller.name)
+    requestlog.note(request.environ, caller=caller.name)
     if not caller.bank:
         service.prove(caller, request)
         raise Refused("forbidden", "this is the bank's to do, and these are a TPP's credentials")

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
+from gevent import monkey
 from redis.exceptions import AskError, MovedError, NoScriptError, TryAgainError
 
 from eventpoll import keys
 from eventpoll.circuit import Circuit
 from eventpoll.connection import node_of, seek
 from eventpoll.failures import Unavailable, errors
-from eventpoll.roundtrip import RoundTrips
+from eventpoll.roundtrip import Command, RoundTrips
 
 NAMES = ("push", "poll", "configure", "rotate", "status", "peek", "find", "requeue", "discard", "sweep", "forget")
 
@@ -27,7 +28,9 @@ class Commands:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._trips = RoundTrips(client) if RoundTrips.serve(client) else None
+        short = monkey.is_module_patched("socket") and RoundTrips.serve(client)
+        self._trips = RoundTrips(client) if short else None
+        self._bulk = RoundTrips(client) if short else None  # apart: no poll waits behind a batch
         self._circuit = Circuit()
         lua = importlib.resources.files("eventpoll") / "lua"
         self.texts = {name: (lua / f"{name}.lua").read_text(encoding="utf-8") for name in NAMES}
@@ -54,15 +57,13 @@ class Commands:
         with errors(), self._circuit:
             for again in (False, True):
                 for server, places in self._by_server(calls, replies).values():
-                    pipeline = server.pipeline(transaction=False)
-                    if again:
-                        pipeline.script_load(self.texts[name])
+                    asked: list[Command] = [("SCRIPT", "LOAD", self.texts[name])] if again else []
                     for place in places:
                         names = keys.of(calls[place][0])
-                        pipeline.evalsha(self.shas[name], len(names), *names, *calls[place][1])
+                        asked.append(("EVALSHA", self.shas[name], len(names), *names, *calls[place][1]))
                     if replicas:
-                        pipeline.wait(replicas, wait_ms)
-                    told = self._execute(pipeline)[again:]
+                        asked.append(("WAIT", replicas, wait_ms))
+                    told = self._ask_many(server, asked, replicas > 0)[again:]
                     for place, reply in zip(places, told, strict=False):
                         replies[place] = reply
                     if replicas and not any(isinstance(reply, NOT_RUN) for reply in told):
@@ -80,7 +81,17 @@ class Commands:
                 found.setdefault(id(server), (server, []))[1].append(place)
         return found
 
-    def _execute(self, pipeline: Any) -> list[Any]:
+    def _ask(self, *command: Argument) -> Any:
+        if self._trips is not None:
+            return self._trips.ask(*command)
+        return self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    def _ask_many(self, server: redis.Redis, commands: Sequence[Command], waits: bool) -> list[Any]:
+        if self._bulk is not None and not waits:
+            return self._bulk.ask_many(commands)
+        pipeline = server.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
         try:
             replies: list[Any] = pipeline.execute(raise_on_error=False)
         except (redis.ConnectionError, redis.TimeoutError):
@@ -89,11 +100,6 @@ class Commands:
         if any(isinstance(reply, MovedError) for reply in replies):
             seek(self._client)
         return replies
-
-    def _ask(self, *command: Argument) -> Any:
-        if self._trips is not None:
-            return self._trips.ask(*command)
-        return self._client.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
 def _want(replicas: int, have: Any) -> None:

@@ -55,7 +55,7 @@ def blueprint(service: Service) -> Blueprint:
     def _only_the_bank() -> None:
         named = request.view_args or {}
         if "asset" not in named:
-            requestlog.note(**{name: value for name, value in named.items() if name == "tpp"})
+            requestlog.note(request.environ, **{name: value for name, value in named.items() if name == "tpp"})
             let_in(service)
 
     bp.record_once(lambda state: state.app.url_map.converters.update(eventpoll_jti=Jti))

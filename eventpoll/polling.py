@@ -1,7 +1,8 @@
-"""POST …/events: one view for all profiles."""
+"""POST …/events: one way to answer for all profiles."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import flask
 from flask import Blueprint, Request, Response
@@ -10,11 +11,14 @@ from eventpoll import metrics, profiles, requestlog
 from eventpoll.auth import Caller
 from eventpoll.errors import Refused
 from eventpoll.failures import Denied, NoStream
-from eventpoll.profiles import Profile, Wso2
+from eventpoll.profiles import Profile, Told, Wso2
 from eventpoll.schemas import TPP
 from eventpoll.service import Service
 from eventpoll.transmitter import Poll, TooManyJtis
 from eventpoll.waiting import TooManyHeld
+
+FAILED = "eventpoll.failed"
+"""In an environ: what went wrong with a poll on its express way, for Flask to tell."""
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -24,7 +28,7 @@ def blueprint(service: Service) -> Blueprint:
         bp.add_url_rule(
             profile.path,
             endpoint=profile.name,
-            view_func=metrics.counted(profile.name, partial(poll, service)),
+            view_func=partial(view, answerer(service, profile)),
             defaults={"profile": profile},
             methods=["POST"],
             provide_automatic_options=False,
@@ -34,11 +38,24 @@ def blueprint(service: Service) -> Blueprint:
     return bp
 
 
-def poll(service: Service, profile: Profile) -> Response:
-    """Poll, acknowledge, report errors: RFC 8936 section 2.4."""
-    request: Request = cast(Any, flask.request)._get_current_object()  # once: its proxy looks it up at each use
+def answerer(service: Service, profile: Profile) -> Callable[[Request], Told]:
+    """What answers the polls of a profile, and counts them."""
+    return metrics.counted(profile.name, partial(poll, service, profile))
+
+
+def view(answer: Callable[[Request], Told], profile: Profile) -> Response:
+    """A poll by Flask's way."""
+    environ = flask.request.environ
+    if FAILED in environ:
+        raise environ.pop(FAILED)
+    told = answer(flask.request)
+    return Response(told.text, told.status, told.headers, content_type=told.content_type)
+
+
+def poll(service: Service, profile: Profile, request: Request) -> Told:
+    """Poll, acknowledge, report errors: RFC 8936 section 2.4. Raises Refused, Unavailable."""
     caller = service.door.caller(request)
-    requestlog.note(profile=profile.name, tpp=caller.name)
+    requestlog.note(request.environ, profile=profile.name, tpp=caller.name)
     try:
         profiles.want_json_answer(request)
         members = profile.read(request)
@@ -69,9 +86,9 @@ def poll(service: Service, profile: Profile) -> Response:
         raise Refused("field_invalid", str(error), "ack") from None
     except TooManyHeld as error:
         raise _too_many(error, asked) from None
-    requestlog.note(tpp=tpp, sets=len(answer.sets), acked=answer.acked, reported=answer.reported)
+    requestlog.note(request.environ, tpp=tpp, sets=len(answer.sets), acked=answer.acked, reported=answer.reported)
     text, status = profile.write(answer, asked)
-    return Response(text, status, headers, content_type=profile.content_type)
+    return Told(text, status, profile.content_type, headers)
 
 
 def _tpp(profile: Profile, caller: Caller, request: Request) -> str:

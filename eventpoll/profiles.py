@@ -5,8 +5,9 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import parse_qsl
 
 from flask import Request
@@ -21,6 +22,15 @@ from eventpoll.transmitter import Poll
 
 BODY_BYTES = 1_048_576
 FORM_FIELDS = 100
+
+
+class Told(NamedTuple):
+    """The answer to a poll, as it goes out."""
+
+    text: bytes
+    status: int
+    content_type: str
+    headers: Mapping[str, str]
 
 
 class Profile:

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Response, request
+from flask import Request, Response, request
 from flask.sansio.scaffold import Scaffold
 
 from eventpoll import answers
@@ -20,25 +20,33 @@ LONGEST_PATH = 1024
 """Characters of a path that are told; none of ours is longer."""
 
 
-def note(**facts: Any) -> None:
-    """Add to the line of this request: the TPP, the profile, counts."""
-    request.environ.setdefault(NOTED, {}).update(facts)
-
-
 def init(scaffold: Scaffold) -> None:
     """Write the lines for a blueprint's or an application's requests."""
-    scaffold.before_request(_begin)
+    scaffold.before_request(lambda: begin(request.environ))
     scaffold.after_request(_write)
 
 
-def _begin() -> None:
-    request.environ[BEGUN] = time.monotonic()
+def begin(environ: dict[str, Any]) -> None:
+    """The request of this environ gets a line."""
+    environ.setdefault(BEGUN, time.monotonic())
+
+
+def note(environ: dict[str, Any], **facts: Any) -> None:
+    """Add to the line of a request, if it gets one: the TPP, the profile, counts."""
+    if BEGUN in environ:
+        environ.setdefault(NOTED, {}).update(facts)
 
 
 def _write(response: Response) -> Response:
+    write(request, response.status_code)
+    return response
+
+
+def write(request: Request, status: int) -> None:
+    """The line of a request, once, if it gets one."""
     begun = request.environ.pop(BEGUN, None)
-    if begun is None:  # written already, or never begun
-        return response
+    if begun is None:
+        return
     profile = (request.view_args or {}).get("profile")
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -46,13 +54,13 @@ def _write(response: Response) -> Response:
         "path": request.path[:LONGEST_PATH],
         "profile": profile.name if profile is not None else None,
         "tpp": None,
-        "status": response.status_code,
+        "status": status,
         "sets": 0,
         "acked": 0,
         "reported": 0,
         "ms": round((time.monotonic() - begun) * 1000, 1),
         "address": request.remote_addr,
-        "x-fapi-interaction-id": answers.interaction_id(),
+        "x-fapi-interaction-id": answers.interaction_id(request.environ),
         **request.environ.get(NOTED, {}),
     }
     try:
@@ -60,4 +68,3 @@ def _write(response: Response) -> Response:
         sys.stdout.flush()
     except OSError as error:  # the answer is worth more than its line
         log.warning("A request could not be logged: %s", error)
-    return response
