@@ -5,7 +5,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
-from itertools import count
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request, stream_with_context
@@ -27,6 +27,7 @@ from eventpoll.transmitter import Transmitter
 STREAM, SECRET = StreamSchema(), SecretSchema()
 BAD_RESOURCE = re.compile(r"[!@#$%&*()'+,./:;<=>?\[\]^_`{|}]")
 BATCH_LINES, BATCH_BYTES = 10_000, 16 * 1_048_576
+PIECE_BYTES = 16_384
 STATES = ("pending", "in_flight", "parked")
 LISTED, MOST_LISTED = 100, 1000
 
@@ -221,29 +222,38 @@ class Calls:
 def _lines(stream: Any, length: int) -> Iterator[bytes]:
     """The lines of a batch of `length` bytes, 0 where that is not known; of a line that is too long, no more than
     shows it. Raises Refused at the first line that is one too many, and where the rest does not come."""
-    left = BATCH_BYTES
-    for number in count(1):
-        line = b""
-        while not line.endswith(b"\n") and left >= 0:
-            try:
-                part = stream.readline(BODY_BYTES + 1)
-            except Exception:  # the connection broke off, or a chunk is none: each server has its own words for it
-                raise Refused("malformed", f"line {number}: the batch cannot be read to its end") from None
-            left -= len(part)
-            if not part:
-                if BATCH_BYTES - left < length:
-                    raise Refused("malformed", f"line {number}: the batch ends in the middle")
-                break
-            line = line[: BODY_BYTES + 1] + part[-1:] if len(line) > BODY_BYTES else line + part
-        if not line:
-            return
-        if number > BATCH_LINES or left < 0:
-            raise Refused(
-                "too_large",
-                f"line {number}: a batch has at most {BATCH_LINES} lines and {BATCH_BYTES} bytes;"
-                " from here on nothing was read",
-            )
-        yield line
+    # In pieces where the length is known: gunicorn copies all that it has read ahead at each read. Else by the line,
+    # as the client may wait for the result of the one that it has sent.
+    read = partial(stream.read, PIECE_BYTES) if length else partial(stream.readline, PIECE_BYTES)
+    left, number, rest = BATCH_BYTES, 0, b""
+    while True:
+        try:
+            piece = read()
+        except Exception:  # the connection broke off, or a chunk is none: each server has its own words for it
+            raise Refused("malformed", f"line {number + 1}: the batch cannot be read to its end") from None
+        if not piece:
+            break
+        *lines, rest = (rest + piece[: max(left, 0)]).split(b"\n")
+        left -= len(piece)
+        for line in lines:
+            number += 1
+            if number > BATCH_LINES:
+                raise _too_many(number)
+            yield line
+        if left < 0:
+            raise _too_many(number + 1)
+        rest = rest[: BODY_BYTES + 1]
+    if BATCH_BYTES - left < length:
+        raise Refused("malformed", f"line {number + 1}: the batch ends in the middle")
+    if rest and number == BATCH_LINES:
+        raise _too_many(number + 1)
+    if rest:
+        yield rest
+
+
+def _too_many(number: int) -> Refused:
+    limits = f"a batch has at most {BATCH_LINES} lines and {BATCH_BYTES} bytes"
+    return Refused("too_large", f"line {number}: {limits}; from here on nothing was read")
 
 
 def _told(chunks: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:

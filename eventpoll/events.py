@@ -19,6 +19,8 @@ EVENT = EventSchema()
 CHUNK = 50
 """The most lines that are minted and pushed together: bounds memory, and the time in which nobody else is served."""
 
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 
 def load(schema: Schema, text: bytes) -> dict[str, Any]:
     """A JSON body, checked. Raises Refused."""
@@ -106,4 +108,4 @@ def _result(item: Event | Signed | Exception, result: tuple[str, bool] | Excepti
 
 def line_of(value: dict[str, Any]) -> bytes:
     """A result as a line of application/x-ndjson."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
+    return ENCODER.encode(value).encode("utf-8", "backslashreplace") + b"\n"

@@ -20,7 +20,7 @@ def read_json(body: bytes | str) -> Any:
         text = body.decode("utf-8") if isinstance(body, bytes) else body
         if text.count("[") + text.count("{") > DEEPEST:
             _check_depth(text)
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_integer)
+        return DECODER.decode(text)
     except UnicodeDecodeError:
         raise Malformed("the body is not UTF-8") from None
     except RecursionError:
@@ -84,3 +84,7 @@ def _integer(digits: str) -> int:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_integer)
+"""Made once: json.loads makes one for each text."""

@@ -128,12 +128,17 @@ class Pushed:
     stale: bool = False
 
 
+QUEUED = Pushed("queued")
+
+
 def _when(milliseconds: float) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def pushed(reply: list[bytes]) -> Pushed:
     """Read a reply of push.lua."""
+    if reply == [b"queued"]:
+        return QUEUED
     outcome, *more = [part.decode() for part in reply]
     return Pushed(outcome, more[0] if outcome == "kept" else None, stale=more == ["stale"])
 

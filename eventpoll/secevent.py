@@ -38,7 +38,7 @@ REGISTRY.max_payload_length = 2_000_000
 REGISTRY.max_signature_length = 4_096
 
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
-PART = re.compile(r"[A-Za-z0-9_-]+")
+FORM = re.compile(r"[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
 ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ("EdDSA",)}
 PROFILE_ALGORITHM = {"obie": "PS256", "wso2": "RS256"}
 
@@ -184,12 +184,12 @@ def new_jti() -> str:
 
 def read(secevent: str) -> dict[str, Any]:
     """The claims of a signed SET, its form checked and its signature not. Raises BadSecevent."""
-    parts = secevent.split(".")
-    if len(parts) != 3 or not all(PART.fullmatch(part) for part in parts):
+    form = FORM.fullmatch(secevent)
+    if form is None:
         raise BadSecevent("a SET is three base64url parts with dots between")
     try:
         # Strictly: of two jtis we would take one, and the receiver may take the other (RFC 7519 section 4).
-        claims = read_json(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        claims = read_json(base64.urlsafe_b64decode(form[1] + "=" * (-len(form[1]) % 4)))
     except (binascii.Error, Malformed):
         raise BadSecevent("the payload of the SET is not JSON") from None
     if not isinstance(claims, dict):

@@ -19,6 +19,8 @@ from eventpoll.failures import NoSet, NoStream, StoreError, errors, refused
 from eventpoll.records import Answer, Facts, Pushed, Rules, SetRecord, Status
 from eventpoll.subscription import Subscription
 
+FAMILY = {scope: place for place, scope in enumerate(records.FAMILIES)}
+
 
 class Store:
     """The outstanding SETs of all TPPs, in Redis."""
@@ -47,7 +49,7 @@ class Store:
             if isinstance(outcome, StoreError):
                 raise outcome
             return outcome
-        return records.pushed(self._run("push", tpp, jti, secevent, *self._push_rules(), records.FAMILIES.index(scope)))
+        return records.pushed(self._run("push", tpp, jti, secevent, *self._push_rules(), FAMILY[scope]))
 
     def push_many(self, tpp: str, sets: Sequence[tuple[str, str, str]]) -> "list[Pushed | StoreError]":
         """Queue many SETs, (jti, SET, scope) each, in one round trip; each has an outcome of its own.
@@ -55,8 +57,10 @@ class Store:
         Raises Unavailable.
         """
         rules = self.rules
+        dedupe, retention = self._push_rules()
+        retentions = dict.fromkeys(records.FAMILIES, retention)  # the first of a family tells of older SETs for all
         calls = [
-            (tpp, (jti, secevent, *self._push_rules(), records.FAMILIES.index(scope), int(rules.wait_replicas > 0)))
+            (tpp, (jti, secevent, dedupe, retentions.pop(scope, ""), FAMILY[scope], int(rules.wait_replicas > 0)))
             for jti, secevent, scope in sets
         ]
         replies = self.commands.run_many("push", calls, rules.wait_replicas, _milliseconds(rules.wait))
