@@ -30,6 +30,10 @@ except ConfigError as error:
 
 STALLED_SECONDS = 30.0
 
+LAST_SECONDS = 1.0
+"""How long a kept connection may still ask, once the worker is to end: the answer tells that it closes. One that is
+closed unasked may cut a request that is on its way, and a proxy answers 502 then: see `python -m chaos.rolling`."""
+
 UNREADABLE = {  # what of a request cannot be read: how it is told; the first that fits
     errors.InvalidResponseHeader: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.InvalidResponseHeaderName: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -51,7 +55,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def timeout_ctx(self) -> Any:
         """The wait for a next request on a connection; no longer than a moment once the worker is to end."""
-        return Idle(self.idle, self.cfg.keepalive if self.alive else 0.01)
+        return Idle(self.idle, self.cfg.keepalive if self.alive else LAST_SECONDS)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """A client that sends or takes nothing for so long is let go; it holds a connection meanwhile, no worker."""
@@ -94,10 +98,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self.handle_exit(sig, frame)
 
     def let_go(self) -> None:
-        """Answer the held polls, then close the connections on which nothing is asked."""
+        """Answer the held polls, then close the connections on which nothing was asked meanwhile."""
         if self.wsgi is not None:  # else told to end before it had begun
             self.wsgi.extensions["eventpoll"].transmitter.waiting.release()
-        gevent.sleep(0.01)  # a request that is on its way is answered
+        gevent.sleep(LAST_SECONDS)
         for connection in list(self.idle):
             gevent.get_hub().loop.run_callback(connection.close)
 

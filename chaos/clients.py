@@ -1,25 +1,25 @@
 """The load: a bank that pushes, TPPs that poll and settle, and someone who adds raw events with a Redis client."""
 
 import base64
-import http.client
 import json
 import random
+import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
-from chaos.journal import EVENT, Answer, Care, Entry, Handed, Journal, Poll, Push, handed
+from chaos.caller import Caller
+from chaos.journal import EVENT, Care, Entry, Handed, Journal, Poll, Push, handed
 from tests.conftest import BANK, basic, set_of
 
 ERROR = {"err": "jwtIss", "description": "made up by the chaos"}
 PATHS = {"rfc": "/events", "wso2": "/api/fs/event-notifications/events"}
 PATHS |= {f"obie{version[0]}": f"/open-banking/v{version}/events" for version in ("3.1", "4.0")}
-NO_ANSWER = (OSError, http.client.HTTPException, ValueError)  # ValueError: half an answer is no JSON
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ TPPS = (
     Tpp("tpp-4", "wso2"),
     Tpp("tpp-5", lease=4.0),
 )
+QUIET = tuple(Tpp(f"tpp-{number}") for number in range(6, 10))
+"""To whom little is pushed: each has one poll, which is held, and woken now and then."""
 
 
 @dataclass(frozen=True)
@@ -47,35 +49,6 @@ class Pace:
 
     batch: int = 20
     pause: float = 0.2
-
-
-class Caller:
-    """Requests on one connection that is kept; every status goes to the journal."""
-
-    def __init__(self, port: Callable[[], int], journal: Journal, timeout: float = 20) -> None:
-        self._port, self._journal, self._timeout = port, journal, timeout
-        self._connection: http.client.HTTPConnection | None = None
-
-    def ask(self, call: str, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int | None, bytes]:
-        """The status and the body; None where no whole answer came."""
-        try:
-            if self._connection is None:
-                self._connection = http.client.HTTPConnection("127.0.0.1", self._port(), timeout=self._timeout)
-            self._connection.request(call.partition(" ")[0], path, body, dict(headers))
-            answer = self._connection.getresponse()
-            status, text = answer.status, answer.read()
-        except NO_ANSWER:
-            self.close()
-            self._journal.answers.append(Answer(time.monotonic(), call, None))
-            return None, b""
-        self._journal.answers.append(Answer(time.monotonic(), call, status))
-        return status, text
-
-    def close(self) -> None:
-        """Hang up."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 class Load:
@@ -89,6 +62,7 @@ class Load:
         plain: Callable[[], Any],
         pace: Pace,
         seed: int,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.journal, self.port, self.secrets, self.plain, self.pace, self.seed = (
             journal,
@@ -100,10 +74,11 @@ class Load:
         )
         self._pushing, self._polling = threading.Event(), threading.Event()
         self._threads: dict[str, list[threading.Thread]] = {"push": [], "poll": []}
+        self._patience, self._tls = float("inf"), tls
         self.mistakes: list[str] = []
 
     def start(self) -> None:
-        """Begin: three who push, two who poll for each TPP, the bank's care, and the inbox."""
+        """Begin: four who push, two who poll for each TPP, one for each quiet one, the bank's care, and the inbox."""
         self._pushing.set()
         self._polling.set()
         for way in ("batch", "signed", "event"):
@@ -113,6 +88,12 @@ class Load:
         for tpp in TPPS:
             for number in range(2):
                 self._begin("poll", self._poll, tpp, number)
+        self._begin("push", self._push, "event", QUIET)
+        for tpp in QUIET:
+            self._begin("poll", self._poll, tpp, 0, 0.0)
+
+    def _caller(self, timeout: float = 20) -> Caller:
+        return Caller(self.port, self.journal, timeout, self._tls)
 
     def _begin(self, group: str, what: Callable[..., None], *arguments: Any) -> None:
         def run() -> None:
@@ -127,7 +108,8 @@ class Load:
         thread.start()
 
     def stop(self, group: str) -> None:
-        """End those who push, or those who poll; what has no answer yet is repeated until it has one."""
+        """End those who push, or those who poll; what has no answer yet is repeated for up to a minute."""
+        self._patience = time.monotonic() + 60
         (self._pushing if group == "push" else self._polling).clear()
         for thread in self._threads[group]:
             thread.join()
@@ -137,17 +119,17 @@ class Load:
 
     # -- the bank -----------------------------------------------------------------------------------------------
 
-    def _push(self, way: str) -> None:
-        chance, caller, count = self._chance(way), Caller(self.port, self.journal), 0
+    def _push(self, way: str, tpps: Sequence[Tpp] = TPPS) -> None:
+        chance, caller, count = self._chance(way, tpps), self._caller(), 0
         old: deque[tuple[str, list[tuple[str, str]]]] = deque(maxlen=50)
         undone: list[tuple[str, list[tuple[str, str]]]] = []
-        while self._pushing.is_set() or undone:
+        while self._pushing.is_set() or (undone and time.monotonic() < self._patience):
             if undone and (chance.random() < 0.5 or not self._pushing.is_set()):
                 tpp, sets = undone.pop(0)
             elif old and chance.random() < 0.05:  # a repeat, likely of what is settled already
                 tpp, sets = chance.choice(old)
             else:
-                tpp = chance.choice(TPPS).name
+                tpp = chance.choice(tpps).name
                 numbers = range(count, count + (self.pace.batch if way == "batch" else 1))
                 count = numbers.stop
                 sets = [(f"{way}-{number}", f"{tpp}/{way}-{number}") for number in numbers]
@@ -158,7 +140,9 @@ class Load:
                 undone.append((tpp, left))
             else:
                 old.append((tpp, sets))
-            time.sleep(self.pace.pause * chance.uniform(0.5, 1.5))
+            time.sleep(self.pace.pause * chance.uniform(0.5, 1.5) * (3 if tpps is QUIET else 1))
+        if undone:
+            self.mistakes.append(f"{len(undone)} pushes ({way}) had no answer that says what became of them")
 
     def _one(self, caller: Caller, tpp: str, sets: list[tuple[str, str]], way: str) -> list[Push]:
         ((jti, mark),) = sets
@@ -193,9 +177,9 @@ class Load:
         return [Push(tpp, jti, way, sent, now, one) for (jti, _), one in zip(sets, told, strict=True)]
 
     def _care(self) -> None:
-        chance, caller = self._chance("care"), Caller(self.port, self.journal)
+        chance, caller = self._chance("care"), self._caller()
         while self._polling.is_set():
-            tpp = chance.choice(TPPS).name
+            tpp = chance.choice((*TPPS, *QUIET)).name
             path = f"/streams/{tpp}/sets"
             status, text = caller.ask("GET /streams/{tpp}/sets", f"{path}?state=parked&limit=50", b"", bank())
             for row in json.loads(text)["sets"] if status == 200 else []:
@@ -232,13 +216,13 @@ class Load:
 
     # -- the TPPs -----------------------------------------------------------------------------------------------
 
-    def _poll(self, tpp: Tpp, number: int) -> None:
-        chance, caller = self._chance(tpp.name, number), Caller(self.port, self.journal)
+    def _poll(self, tpp: Tpp, number: int, immediate: float = 0.7) -> None:
+        chance, caller = self._chance(tpp.name, number), self._caller()
         ack: list[str] = []
         errs: list[str] = []
         while self._polling.is_set():
-            most = chance.choice([0, 1, 10, 100, 500])
-            poll = self.poll(caller, tpp, ack[:1000], errs[:100], most, immediate=chance.random() < 0.7)
+            most = chance.choice([0, 1, 10, 100, 500] if immediate else [1, 10])
+            poll = self.poll(caller, tpp, ack[:1000], errs[:100], most, immediate=chance.random() < immediate)
             if poll.settled:
                 ack, errs = ack[1000:], errs[100:]
             for one in poll.sets:
@@ -264,14 +248,16 @@ class Load:
         sets: tuple[Handed, ...] = ()
         if status == 200:
             sets = tuple(handed(jti, secevent) for jti, secevent in json.loads(text)["sets"].items())
-        poll = Poll(tpp.name, asked, time.monotonic(), status, tuple(ack), tuple(errs), most, tpp.lease, sets)
+        poll = Poll(
+            tpp.name, asked, time.monotonic(), status, tuple(ack), tuple(errs), most, tpp.lease, sets, not immediate
+        )
         self.journal.polls.append(poll)
         return poll
 
     def drain(self) -> None:
         """Fetch and acknowledge everything that is left; what is parked is requeued first."""
-        caller = Caller(self.port, self.journal, 60)
-        for tpp in TPPS:
+        caller = self._caller(60)
+        for tpp in (*TPPS, *QUIET):
             body = json.dumps({"redeliver_after": 0}).encode()
             headers = {**bank(), "Content-Type": "application/json"}
             status, _ = caller.ask("PUT /streams/{tpp}", f"/streams/{tpp.name}", body, headers)

@@ -21,12 +21,20 @@ from tests.conftest import RedisServer, wait_for
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault. What it does returns a note for the report, if there is something to say."""
+    """A kind of fault. What it does returns a note for the report, if there is something to say.
+
+    `cuts`: requests under way may be cut by it, or wait for its end.
+    """
 
     name: str
     do: Callable[[Stage, float], str | None]
     may_lose: bool = False
     clock: bool = False
+    cuts: bool = False
+
+
+LAG = 0.8
+"""Seconds of writes that a replica lacks when it takes over; less than it takes to be given up as well."""
 
 
 class CannotBeDone(Exception):
@@ -57,9 +65,18 @@ def stop_redis(stage: Stage, seconds: float) -> None:
 
 
 def fail_over(stage: Stage, seconds: float) -> None:
-    """kill -9 of a primary: its replica takes over, and the dead one comes back as a replica."""
+    """kill -9 of a primary that has lost sight of its replica a moment ago: that one takes over, without what was
+    written since, and the dead one comes back as a replica."""
     victim = stage.primary()
-    victim.kill()
+    follows = b"master_port:%d\r\n" % victim.port
+    replica = _pid(next(each for each in stage.servers if follows in each.ask(b"INFO replication")))
+    os.kill(replica, signal.SIGSTOP)
+    try:
+        victim.ask(b"CLIENT KILL TYPE replica")
+        time.sleep(LAG)
+        victim.kill()
+    finally:
+        os.kill(replica, signal.SIGCONT)
     others = [server for server in stage.servers if server is not victim]
     wanted = 3 if stage.kind == "cluster" else 1
     wait_for(lambda: sum(b"role:master" in each.ask(b"INFO replication") for each in others) == wanted, 60, 0.1)
@@ -184,9 +201,17 @@ def roll(stage: Stage, seconds: float) -> None:
 
 
 def kill_minter(stage: Stage, seconds: float) -> None:
-    """kill -9 of one of the inbox's workers; another is started."""
+    """kill -9 of one of the inbox's workers, in the midst of what has gathered; another is started."""
     running = [each for each in stage.workers.running if each.poll() is None]
-    stage.chance.choice(running).kill()
+    for each in running:
+        os.kill(each.pid, signal.SIGSTOP)
+    time.sleep(max(2.0, seconds / 5))
+    victim = stage.chance.choice(running)
+    os.kill(victim.pid, signal.SIGCONT)
+    time.sleep(stage.chance.uniform(0.005, 0.03))
+    victim.kill()
+    for each in running:
+        os.kill(each.pid, signal.SIGCONT)
     time.sleep(seconds / 10)
     stage.start_minter()
 
@@ -197,12 +222,12 @@ def stop_minter(stage: Stage, seconds: float) -> None:
     _freeze(stage.chance.choice(running).pid, seconds * 1.3)
 
 
-def break_network(mode: Mode, wait: float = 0.0) -> Callable[[Stage, float], str]:
-    """What the proxy does: before Redis, or, where there are several, before gunicorn."""
+def break_network(mode: Mode, wait: float = 0.0, times: float = 1.0) -> Callable[[Stage, float], str]:
+    """What the proxy does, so many times as long: before Redis, or, where there are several, before gunicorn."""
 
     def do(stage: Stage, seconds: float) -> str:
         stage.network.set(mode, wait)
-        time.sleep(seconds)
+        time.sleep(seconds * times)
         stage.network.set("pass")
         return "before gunicorn" if stage.replicated else "before Redis"
 
@@ -222,14 +247,14 @@ KINDS = {
         Kind("full memory", fill_memory),
         Kind("full disk", fill_disk),
         Kind("clock steps", step_clock, clock=True),
-        Kind("kill -9 of a gunicorn worker", kill_worker),
-        Kind("kill -9 of the gunicorn master", kill_master),
-        Kind("SIGSTOP of a gunicorn worker", stop_worker),
+        Kind("kill -9 of a gunicorn worker", kill_worker, cuts=True),
+        Kind("kill -9 of the gunicorn master", kill_master, cuts=True),
+        Kind("SIGSTOP of a gunicorn worker", stop_worker, cuts=True),
         Kind("rolling restart (HUP)", roll),
         Kind("kill -9 of an inbox worker", kill_minter),
         Kind("SIGSTOP of an inbox worker", stop_minter),
         Kind("network cut", break_network("cut")),
-        Kind("network silent", break_network("drop")),
+        Kind("network silent", break_network("drop", times=2)),  # longer than an answer may take
         Kind("network slow", break_network("delay", 0.3)),
         Kind("replies halved", break_network("halve")),
     )

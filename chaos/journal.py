@@ -53,6 +53,7 @@ class Poll:
     most: int = 100
     lease: float = 0.0
     sets: tuple[Handed, ...] = ()
+    held: bool = False
 
     @property
     def settled(self) -> bool:
@@ -91,11 +92,14 @@ class Answer:
     at: float
     call: str  # METHOD and path as /openapi.json has it
     status: int | None
+    took: float = 0.0
+    stale: bool = False  # its connection was closed before it was sent: a client that looks takes another
 
 
 @dataclass(slots=True)
 class Fault:
-    """What was done, from when to when. `may_lose`: a replica took over, which may lack what was answered before."""
+    """What was done, from when to when. `may_lose`: a replica took over, which may lack what was answered before.
+    `cuts`: it was between clients and service, or ended or stopped the process that served them."""
 
     kind: str
     began: float
@@ -103,6 +107,7 @@ class Fault:
     may_lose: bool = False
     clock: bool = False
     note: str = ""
+    cuts: bool = False
 
 
 @dataclass
@@ -136,6 +141,14 @@ class Journal:
             (each.clock or each.may_lose) and each.began - MARGIN <= end and begin <= each.ended + MARGIN
             for each in self.faults
         )
+
+    def calm(self, begin: float, end: float, after: float) -> bool:
+        """Whether no fault was in that time, nor so many seconds before it."""
+        return not any(each.began <= end and begin <= each.ended + after for each in self.faults)
+
+    def cutting(self, begin: float, end: float) -> bool:
+        """Whether a fault in that time was between clients and service."""
+        return any(each.cuts and each.began <= end and begin <= each.ended + MARGIN for each in self.faults)
 
 
 def handed(jti: str, secevent: str) -> Handed:

@@ -82,7 +82,7 @@ def write(rounds: Iterable[Round], command: str, seed: int) -> str:
         "",
         f"**{sets} SETs, {len(faults)} faults of {len({fault.kind for fault in faults})} kinds, {broken} violations.**",
         "",
-        *_table(
+        *table(
             ["", *(ARRANGEMENTS[each.kind] for each in rounds)],
             [[name, *(str(value(each)) for each in rounds)] for name, value in ROWS],
         ),
@@ -158,9 +158,10 @@ def _faults(each: Round) -> list[str]:
                 str(trouble.lost) if fault.may_lose else "0",
             ]
         )
-    return _table(["fault", "lasted, s", "5xx", "cut", "last of them after, s", "answered well", "lost"], rows)
+    return table(["fault", "lasted, s", "5xx", "cut", "last of them after, s", "answered well", "lost"], rows)
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of Markdown."""
     bar = "|" + "---|" * len(head)
     return ["| " + " | ".join(head) + " |", bar, *("| " + " | ".join(row) + " |" for row in rows)]

@@ -2,10 +2,10 @@
 
 The table of contents:
 
-  journal   everything sent and answered, with times      clients  the load
+  journal   everything sent and answered, with times      clients  the load; caller: a client's connection
   stage     the servers, in four arrangements             proxy    the network that can be broken
   faults    what is done to them                          picture  what lies in the store; order: whether it agrees
-  verdict   the checks                                    report   the figures
+  verdict   the checks; served: how clients were served   report   the figures
 """
 
 import argparse
@@ -13,7 +13,7 @@ import random
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chaos import report
@@ -23,10 +23,14 @@ from chaos.journal import Fault, Journal
 from chaos.picture import take, weigh
 from chaos.stage import Stage, stage
 from chaos.verdict import emptied, judge
+from eventpoll.failures import StoreError
 from eventpoll.openapi import document
 from eventpoll.records import Rules
 from eventpoll.store import Store
 from tests.conftest import ROOT, wait_for
+
+NETWORK = ("network", "replies")
+"""How the names of faults begin that are between clients and service where there are several servers."""
 
 MEMORY_ALLOWED = 4 * 1_048_576
 """Bytes that a server's data set may have grown by when nothing is left of it: tables that shrink later."""
@@ -87,7 +91,8 @@ def inflict(made: Stage, kind: Kind, form: Form, journal: Journal) -> None:
 
     Raises CannotBeDone.
     """
-    fault = Fault(kind.name, time.monotonic(), float("inf"), kind.may_lose, kind.clock)
+    cuts = kind.cuts or (made.replicated and kind.name.startswith(NETWORK))
+    fault = Fault(kind.name, time.monotonic(), float("inf"), kind.may_lose, kind.clock, cuts=cuts)
     journal.faults.append(fault)
     try:
         fault.note = kind.do(made, form.seconds) or ""
@@ -152,12 +157,15 @@ def play(kind: str, form: Form, seed: int, directory: Path) -> report.Round:
             wait_for(lambda: empty_inbox(made), 120, 0.5)
             before = take(made.clients())
             load.drain()
-        except AssertionError as error:
-            load.mistakes.append(f"drain: {error}")
+        except Exception as error:  # whatever it is: the verdict may tell why
+            load.mistakes.append(f"drain: {error!r}")
             before = take(made.clients())
         after = take(made.clients())
         verdict = judge(journal, before, after, documented())
-        forget_ended(made)
+        try:
+            forget_ended(made)
+        except StoreError as error:
+            load.mistakes.append(f"forget: {error!r}")
         time.sleep(1)
         keys_after, memory_after = weigh(made.clients())
         emptied(take(made.clients()), keys_after, memory_after - memory, MEMORY_ALLOWED * len(made.clients()), verdict)
@@ -182,9 +190,15 @@ def main() -> int:
     parser.add_argument("--form", choices=FORMS, default="long")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="default: a new one")
     parser.add_argument("--only", default=",".join(report.ARRANGEMENTS), help="arrangements, with commas between")
+    parser.add_argument("--fault", choices=KINDS, action="append", help="this one alone; may be given several times")
+    parser.add_argument("--seconds", type=float, help="how long a fault lasts, if not as long as the form has it")
     parser.add_argument("--output", type=Path, help="default: chaos/RESULTS.md for the long form of all three")
     asked = parser.parse_args()
     form, kinds = FORMS[asked.form], asked.only.split(",")
+    if asked.fault:
+        form = replace(form, faults=dict.fromkeys(kinds, tuple(asked.fault)))
+    if asked.seconds:
+        form = replace(form, seconds=asked.seconds)
     say(f"Chaos, {asked.form} form, seed {asked.seed}")
     rounds = []
     with tempfile.TemporaryDirectory(prefix="eventpoll-chaos-") as name:
@@ -195,7 +209,7 @@ def main() -> int:
             say(f"{found.sets} SETs, {len(found.journal.faults)} faults, {len(found.verdict.broken)} violations")
     text = report.write(rounds, f"make chaos{' CHAOS=short' * (asked.form == 'short')}", asked.seed)
     output = asked.output
-    if output is None and asked.form == "long" and len(kinds) == len(report.ARRANGEMENTS):
+    if output is None and asked.form == "long" and not asked.fault and len(kinds) == len(report.ARRANGEMENTS):
         output = ROOT / "chaos" / "RESULTS.md"
     if output:
         output.write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from chaos.clients import TPPS
+from chaos.clients import QUIET, TPPS
 from chaos.proxy import Proxy
 from eventpoll.embedded import NoServer, binary
 from tests.conftest import BANK, ISSUER, RedisServer, Server, start_server, wait_for
@@ -155,14 +155,14 @@ class Stage:
             "EVENTPOLL_BANK_PASSWORD": BANK[1],
             "EVENTPOLL_ISSUER": ISSUER,
             "EVENTPOLL_SIGNING_KEYS": KEY,
-            "EVENTPOLL_LONG_POLL_SECONDS": "2",
+            "EVENTPOLL_LONG_POLL_SECONDS": "4",
             "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",
             "EVENTPOLL_WAIT_REPLICAS": str(int(self.kind == "waiting")),
         }
         self.server = start_server(self.settings, self.directory / "served", workers=2)
         if self.replicated:
             self.network = Proxy(self.server.port, self.seed)
-        for tpp in TPPS:
+        for tpp in (*TPPS, *QUIET):
             self.server.tpp(tpp.name, redeliver_after=tpp.lease)
         self.workers = Workers(self.url, self.directory / "workers.log")
         for _ in range(2):

@@ -12,6 +12,7 @@ from itertools import pairwise
 from chaos.journal import Journal, Poll
 from chaos.order import disorder
 from chaos.picture import Picture, Stream
+from chaos.served import neglect
 
 
 @dataclass
@@ -49,6 +50,8 @@ def judge(journal: Journal, before: Picture, after: Picture, documented: Mapping
     leases(journal, verdict)
     statuses(journal, documented, verdict)
     drained(after, verdict)
+    for kind, text in neglect(journal):
+        verdict.note(kind, text)
     return verdict
 
 

@@ -1,6 +1,5 @@
 """The way to Redis that REDIS_URL names: one server, Sentinel or Cluster; none named means the embedded server."""
 
-import random
 import threading
 from pathlib import Path
 from typing import Any, cast
@@ -125,9 +124,16 @@ def seek(client: redis.Redis) -> None:
         client.nodes_manager.initialize()
 
 
+def home_of(client: Cluster, key: str) -> tuple[int, str | None, redis.Redis | None]:
+    """The slot of `key`, and of the server that keeps it, as far as is known, name and client: None if nobody does."""
+    slot = client.keyslot(key)
+    keepers = client.nodes_manager.slots_cache.get(slot)
+    return (slot, keepers[0].name, client.get_redis_connection(keepers[0])) if keepers else (slot, None, None)
+
+
 def apart(client: redis.Redis) -> Any:
-    """A connection that is in no pool: for a subscription. Any node of a Cluster hears what is published on all."""
-    pool = random.choice(nodes(client)).connection_pool  # noqa: S311
+    """A connection to this one server that is in no pool: for a subscription."""
+    pool = client.connection_pool
     return pool.connection_class(**{**pool.connection_kwargs, **options()})
 
 

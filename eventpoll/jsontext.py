@@ -9,6 +9,8 @@ DEEPEST = 500
 
 BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
+BLANK = re.compile(r"[ \t\r\n]*")
+
 
 class Malformed(Exception):
     """The text is not the JSON that we take; the message says why."""
@@ -42,18 +44,16 @@ def read_object(body: bytes | str) -> dict[str, Any]:
 def member_texts(text: str) -> dict[str, str]:
     """The members of a JSON object as they are written, to the letter: numbers keep their digits and members
     their order. The text must have passed `read_object`."""
-    decoder = json.JSONDecoder()
-    blank = re.compile(r"[ \t\r\n]*")
 
     def skip(at: int) -> int:
-        return blank.match(text, at).end()  # type: ignore[union-attr]
+        return BLANK.match(text, at).end()  # type: ignore[union-attr]
 
     found: dict[str, str] = {}
     at = skip(skip(0) + 1)
     while text[at] != "}":
-        name, at = decoder.raw_decode(text, at)
+        name, at = PLAIN.raw_decode(text, at)
         begin = skip(skip(at) + 1)
-        _, end = decoder.raw_decode(text, begin)
+        _, end = PLAIN.raw_decode(text, begin)
         found[name] = text[begin:end]
         at = skip(end)
         if text[at] == ",":
@@ -86,5 +86,6 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
 
 
+PLAIN = json.JSONDecoder()
 DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_integer)
 """Made once: json.loads makes one for each text."""

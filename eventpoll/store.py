@@ -17,7 +17,7 @@ from eventpoll.commands import Commands
 from eventpoll.connection import connect, nodes
 from eventpoll.failures import NoSet, NoStream, StoreError, errors, refused
 from eventpoll.records import Answer, Facts, Pushed, Rules, SetRecord, Status
-from eventpoll.subscription import Subscription
+from eventpoll.subscription import Subscription, subscribe
 
 FAMILY = {scope: place for place, scope in enumerate(records.FAMILIES)}
 
@@ -58,9 +58,8 @@ class Store:
         """
         rules = self.rules
         dedupe, retention = self._push_rules()
-        retentions = dict.fromkeys(records.FAMILIES, retention)  # the first of a family tells of older SETs for all
         calls = [
-            (tpp, (jti, secevent, dedupe, retentions.pop(scope, ""), FAMILY[scope], int(rules.wait_replicas > 0)))
+            (tpp, (jti, secevent, dedupe, retention, FAMILY[scope], int(rules.wait_replicas > 0)))
             for jti, secevent, scope in sets
         ]
         replies = self.commands.run_many("push", calls, rules.wait_replicas, _milliseconds(rules.wait))
@@ -242,7 +241,7 @@ class Store:
 
     def subscribe(self) -> Subscription:
         """A connection of its own that hears the wake-ups of the streams that it is told to listen to."""
-        return Subscription(self.redis)
+        return subscribe(self.redis)
 
     def _run_on(self, name: str, tpps: Sequence[str], *arguments: str | int) -> Iterator[tuple[str, Any]]:
         """The reply for each stream; None where there is no such stream or SET. Raises Unavailable."""

@@ -18,7 +18,7 @@ import gevent
 from gevent import monkey
 
 from eventpoll.failures import Unavailable
-from eventpoll.subscription import Subscription
+from eventpoll.subscription import FIRST_SECONDS, Subscription, pause
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class Waiting:
                 hold.wake()
 
     def _listen(self) -> None:
-        pause = 0.1
+        seconds = FIRST_SECONDS
         while True:
             subscription = None
             try:
@@ -175,7 +175,7 @@ class Waiting:
                 while True:
                     if (tpp := subscription.heard()) is not None:
                         self._wake([tpp])
-                    pause = 0.1
+                    seconds = FIRST_SECONDS
             except Unavailable as error:
                 log.warning("The wake-up subscription is down: %s", error)
             except Exception:  # whatever it is: a listener that ends leaves every poll deaf
@@ -185,5 +185,4 @@ class Waiting:
             if subscription is not None:
                 subscription.close()
             self._wake(list(self._holds))  # they look for themselves, and see that the store is away
-            time.sleep(pause)
-            pause = min(2 * pause, 2.0)
+            seconds = pause(seconds)

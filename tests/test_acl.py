@@ -232,10 +232,10 @@ def test_each_user_may_do_what_it_does_and_no_more(
     assert guarded.admin.zcard("eventpoll:{tpp-1}:pending") == 1
 
 
-def test_a_cluster_wants_two_commands_more(
+def test_a_cluster_wants_a_few_commands_more(
     tmp_path: Path, start: Start, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Issue 6, 1: what the driver asks a Cluster for, and nothing else."""
+    """Issue 6, 1: what the driver asks a Cluster for, sharded wake-ups, and nothing else."""
     with cluster(tmp_path / "cluster") as nodes:
         guarded = [Guarded(node.port, EVERYWHERE, CLUSTER) for node in nodes]
         places = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
@@ -250,6 +250,7 @@ def test_a_cluster_wants_two_commands_more(
         heartbeat(url[WEB], monkeypatch)
         assert granted(WEB, CLUSTER) - used() == set()
         push_set(url[SHELL], "tpp-1")
+        assert granted(SHELL, CLUSTER) - used() == set()
         with redis.RedisCluster(host="127.0.0.1", port=nodes[0].port, username=ADMIN, password=PASSWORD) as client:
             put_into_inbox(client)
         used()

@@ -220,6 +220,24 @@ def our_mistake(run: Run) -> None:
     run.journal.answers.append(Answer(6, "POST /events", 500))
 
 
+def slow(run: Run) -> None:
+    run.journal.answers.append(Answer(40, "POST /events", 200, took=18.0))
+
+
+def cut_under_way(run: Run) -> None:
+    run.journal.answers.append(Answer(6, "POST /events", None, took=1.0))
+
+
+def ack_refused(run: Run) -> None:
+    run.journal.faults.append(Fault("full memory", 6.2, 6.8))
+    run.journal.polls.append(Poll("a", 6.4, 6.5, 503, most=0))
+
+
+def deaf(run: Run) -> None:
+    run.journal.pushes.append(Push("tpp-6", "calls", "event", 2, 2.1, 201))
+    run.journal.polls.append(Poll("tpp-6", 1, 5, 200, held=True))
+
+
 FOUND: dict[Callable[[Run], None], str] = {
     lost_push: "lost push: waits",
     lost_entry: "lost entry: 7-0",
@@ -256,6 +274,10 @@ FOUND: dict[Callable[[Run], None], str] = {
     within_its_lease: "lease: flies",
     undocumented: "status: POST /events: 418",
     our_mistake: "status: POST /events: 500",
+    slow: "slow: POST /events: 200 after 18.0 s",
+    cut_under_way: "cut: POST /events: after 1.0 s",
+    ack_refused: "ack refused: to a",
+    deaf: "deaf: tpp-6 waited 2.9 s for calls",
 }
 """What is done to a run in which all was well, and what the verdict is to say of it."""
 
@@ -309,6 +331,22 @@ def test_a_lease_that_a_clock_step_cut_short_is_no_violation() -> None:
     verdict = run.judged()
     assert not [text for text in verdict.broken if text.startswith("lease")]
     assert len(verdict.excused["lease"]) == 1
+
+
+@pytest.mark.parametrize("violate", [slow, cut_under_way, deaf])
+def test_what_a_fault_before_the_service_does_to_requests_is_no_violation(violate: Callable[[Run], None]) -> None:
+    """Issue 6: a cut network, or a killed process, ends and delays what was under way."""
+    run = Run()
+    violate(run)
+    run.journal.faults.append(Fault("network", 2, 30, cuts=True))
+    assert not [text for text in run.judged().broken if text.startswith(FOUND[violate].partition(":")[0])]
+
+
+def test_a_connection_that_is_closed_as_it_is_used_is_no_violation() -> None:
+    """RFC 9112 section 9.5: a server may close an idle connection at any time; clients repeat then."""
+    run = Run()
+    run.journal.answers.append(Answer(6, "POST /events", None, took=0.01))
+    assert run.judged().broken == []
 
 
 def test_a_set_that_never_comes_is_found() -> None:

@@ -6,21 +6,24 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 import redis
 from redis.crc import key_slot
 
+from eventpoll import keys
 from eventpoll.failures import Unavailable
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, set_of, start_server, wait_for
+from eventpoll.waiting import Hold, Waiting
+from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, free_port, set_of, start_server, wait_for
 from tests.test_inbox import Workers, delivered
+from tests.test_long_poll import Held
 from tests.topologies import cluster, sentinels
 
 TPPS = [f"tpp-{number}" for number in range(6)]  # on all three nodes: see the first test
@@ -85,24 +88,78 @@ def test_the_whole_life_of_sets_on_a_cluster(server: Server, nodes: list[RedisSe
     assert [each["tpp"] for each in server.bank("GET", "/streams").json["streams"]] == TPPS[1:]
 
 
-def test_a_push_on_any_node_wakes_a_held_poll(server: Server, on_cluster: Store) -> None:
-    """Decision 12: on whichever worker it is held; a node hears what is published on the others."""
+def asked(node: RedisServer, *command: Any) -> Any:
+    """What one node answers."""
+    with redis.Redis(port=node.port, decode_responses=True) as client:
+        return client.execute_command(*command)
+
+
+def sharded(nodes: list[RedisServer]) -> list[set[str]]:
+    """Of which TPPs each node hands out sharded wake-ups."""
+    return [{name.split("{")[1].split("}")[0] for name in asked(node, "PUBSUB", "SHARDCHANNELS")} for node in nodes]
+
+
+def home_of(tpp: str, nodes: list[RedisServer]) -> RedisServer:
+    """The primary that keeps a stream, on a Cluster that is as it was made."""
+    return next(node for node in nodes if str(node.port) == asked_home(node, tpp))
+
+
+def asked_home(node: RedisServer, tpp: str) -> str:
+    slot = key_slot(tpp.encode())
+    (port,) = (row[2][1] for row in asked(node, "CLUSTER", "SLOTS") if row[0] <= slot <= row[1])
+    return str(port)
+
+
+def listeners(tpp: str, node: RedisServer) -> int:
+    """How many workers hear the sharded wake-ups of a stream at this node."""
+    return int(asked(node, "PUBSUB", "SHARDNUMSUB", keys.wake(tpp))[1])
+
+
+def is_heard_twice(tpp: str, node: RedisServer) -> bool:
+    return listeners(tpp, node) == 2
+
+
+def hold(server: Server, tpp: str, node: RedisServer, workers: int = 1) -> list[Held]:
+    """Polls of a stream that so many workers hold."""
+    polls: list[Held] = []
+
+    def more() -> bool:
+        if listeners(tpp, node) == workers:
+            return True
+        polls.append(Held(server, tpp))
+        return False
+
+    wait_for(more, 20, 0.1)
+    return [poll for poll in polls if poll.reply is None or poll.reply.status != 503]  # its worker had yet to find out
+
+
+def test_a_push_wakes_a_poll_on_every_worker_and_its_word_stays_on_the_shard(
+    server: Server, on_cluster: Store, nodes: list[RedisServer]
+) -> None:
+    """Decision 12: on whichever worker it is held. Issue 6, 1: sharded publish/subscribe, so no other node hears."""
+    held: dict[str, list[Held]] = {}
     for tpp in TPPS:
         server.tpp(tpp)
-    answers: dict[str, list[str]] = {}
-
-    def hold(tpp: str) -> None:
-        answers[tpp] = list(server.poll(tpp).json["sets"])
-
-    threads = [Thread(target=hold, args=(tpp,)) for tpp in TPPS]
-    for thread in threads:
-        thread.start()
-    wait_for(lambda: all(each["last_poll"] for each in server.bank("GET", "/streams").json["streams"]))
+        held[tpp] = hold(server, tpp, home_of(tpp, nodes), workers=2)
+    found = sharded(nodes)
+    assert all(found)
+    assert found == [{tpp for tpp in TPPS if home_of(tpp, nodes) is node} for node in nodes]
+    clients: list[Any] = [redis.Redis(port=node.port, decode_responses=True) for node in nodes]
+    plain = [client.pubsub() for client in clients]
+    for each in plain:
+        each.psubscribe("eventpoll:*")
+        assert each.get_message(timeout=5)
     for tpp in TPPS:
         on_cluster.push(tpp, "woken", set_of("woken"))
-    for thread in threads:
-        thread.join(15)
-    assert answers == {tpp: ["woken"] for tpp in TPPS}
+    assert all(list(poll.answer(15).json["sets"]) == ["woken"] for polls in held.values() for poll in polls)
+    for number, client in enumerate(clients):
+        client.publish(f"eventpoll:end-{number}", "")  # what this node published before has arrived before it
+    for each in plain:
+        told = [each.get_message(timeout=5) for _ in nodes]
+        assert sorted(word["channel"] for word in told if word) == [f"eventpoll:end-{n}" for n in range(3)]
+        each.close()
+    wait_for(lambda: sharded(nodes) == [set(), set(), set()])
+    assert [asked(node, "PUBSUB", "CHANNELS") for node in nodes] == [[], [], []]
 
 
 def test_the_inbox_is_on_another_node_than_the_streams(
@@ -169,6 +226,45 @@ def test_the_conformance_tests_pass_unchanged_behind_sentinels(tmp_path: Path) -
     """The same."""
     with sentinels(tmp_path / "sentinels") as (_, ports):
         conforms("redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in ports) + "/eventpoll")
+
+
+def move(tpp: str, source: RedisServer, target: RedisServer) -> None:
+    """Give a stream's slot, and what it holds, to another primary."""
+    slot = key_slot(tpp.encode())
+    ids = [asked(node, "CLUSTER MYID") for node in (source, target)]
+    asked(target, "CLUSTER SETSLOT", slot, "IMPORTING", ids[0])
+    asked(source, "CLUSTER SETSLOT", slot, "MIGRATING", ids[1])
+    for key in asked(source, "CLUSTER GETKEYSINSLOT", slot, 100):
+        asked(source, "MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
+    for node in (target, source):
+        asked(node, "CLUSTER SETSLOT", slot, "NODE", ids[1])
+
+
+def test_a_poll_that_is_held_while_its_slot_moves_is_woken_from_its_new_home(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """Issue 6, 1 and 3: resharding is survived, there and back; a node that has gone on holds what it held."""
+    with cluster(tmp_path / "cluster") as nodes:
+        settings = {**environ, "REDIS_URL": cluster_url(nodes), "EVENTPOLL_LONG_POLL_SECONDS": "25"}
+        server = start_server(settings, tmp_path / "served", workers=2)
+        try:
+            for tpp in TPPS:
+                server.tpp(tpp)
+            source = home_of("tpp-0", nodes)
+            target = next(node for node in nodes if node is not source)
+            for number, (old, new) in enumerate([(source, target), (target, source)]):
+                polls = [*hold(server, "tpp-0", old, workers=2), *hold(server, "tpp-1", home_of("tpp-1", nodes))]
+                move("tpp-0", old, new)
+                wait_for(partial(is_heard_twice, "tpp-0", new))
+                assert listeners("tpp-0", old) == 0
+                assert all(poll.reply is None for poll in polls)
+                for tpp in ("tpp-0", "tpp-1"):
+                    server.push(tpp, f"jti-{number}")
+                assert all(list(poll.answer(15).json["sets"]) == [f"jti-{number}"] for poll in polls)
+                for tpp in ("tpp-0", "tpp-1"):
+                    assert server.poll(tpp, {"ack": [f"jti-{number}"], "maxEvents": 0, "returnImmediately": True})
+        finally:
+            server.stop()
 
 
 def test_slots_that_move_take_their_streams_along(on_cluster: Store, nodes: list[RedisServer]) -> None:
@@ -254,6 +350,146 @@ def test_when_a_primary_of_a_cluster_dies_its_replica_goes_on(tmp_path: Path, en
                 assert list(until_let_in(server, tpp).json["sets"]) == ["before", "after"]
         finally:
             server.stop()
+
+
+def test_held_polls_survive_that_a_primary_dies_and_that_one_steps_back(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """Issue 6, 3: polls of a dead primary are told 503, those of the others are left alone; whoever keeps the stream
+    next wakes. CLUSTER FAILOVER, as for an upgrade: nobody is told anything, and all are woken."""
+    with cluster(tmp_path / "cluster", replicas=3) as nodes:
+        settings = {**environ, "REDIS_URL": cluster_url(nodes), "EVENTPOLL_LONG_POLL_SECONDS": "28"}
+        server = start_server(settings, tmp_path / "served", workers=2)
+
+        def all_woken(held: dict[str, list[Held]], jti: str) -> None:
+            assert [tpp for tpp, polls in held.items() if any(poll.reply for poll in polls)] == []
+            for tpp, polls in held.items():
+                server.push(tpp, jti)
+                assert {tuple(poll.answer(15).json["sets"]) for poll in polls} == {(jti,)}
+                assert server.poll(tpp, {"ack": [jti], "maxEvents": 0, "returnImmediately": True}).status == 200
+
+        try:
+            for tpp in TPPS:
+                server.tpp(tpp)
+            homes = {tpp: home_of(tpp, nodes[:3]) for tpp in TPPS}
+            died, stepped = homes["tpp-0"], next(node for node in nodes[:3] if node is not homes["tpp-0"])
+            heir, other = (nodes[3 + nodes.index(node)] for node in (died, stepped))
+            held = {tpp: hold(server, tpp, homes[tpp], workers=2) for tpp in TPPS}
+            asked(died, "WAIT", 1, 5000)
+            died.kill()
+            for tpp in (tpp for tpp in TPPS if homes[tpp] is died):
+                assert {poll.answer(30).status for poll in held[tpp]} == {503}
+                until_let_in(server, tpp)
+                homes[tpp] = heir
+                held[tpp] = hold(server, tpp, heir, workers=2)
+            all_woken(held, "after-a-death")
+
+            held = {tpp: hold(server, tpp, homes[tpp], workers=2) for tpp in TPPS}
+            assert asked(other, "CLUSTER FAILOVER")
+            wait_for(lambda: asked(other, "ROLE")[0] == "master")
+            for tpp in (tpp for tpp in TPPS if homes[tpp] is stepped):
+                until_let_in(server, tpp)
+            all_woken(held, "after-a-step-back")
+        finally:
+            server.stop()
+
+
+def test_what_is_heard_at_the_wrong_server_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that was cut off from its Cluster, or stepped back, says nothing of it to who listens."""
+    monkeypatch.setattr("eventpoll.subscription.HEARTBEAT_SECONDS", 0.3)
+    with cluster(tmp_path / "cluster", replicas=3) as nodes:
+        store = Store.open(cluster_url(nodes), Path(), Rules())
+        store.configure("tpp-0", "", {})
+        old = home_of("tpp-0", nodes[:3])
+        new = nodes[3 + nodes.index(old)]
+        subscription = store.subscribe()
+        subscription.listen(["tpp-0"])
+        assert subscription.heard() == "tpp-0"
+        assert (listeners("tpp-0", old), listeners("tpp-0", new)) == (1, 0)
+        assert asked(new, "CLUSTER FAILOVER")
+        wait_for(lambda: (listeners("tpp-0", old), listeners("tpp-0", new)) == (0, 1), 20)
+        subscription.leave("tpp-0")
+        wait_for(lambda: listeners("tpp-0", new) == 0)
+        subscription.close()
+
+        def is_closed() -> bool:
+            try:
+                subscription.heard()  # what was on its way comes first
+            except Unavailable:
+                return True
+            return False
+
+        wait_for(is_closed)
+        store.redis.close()
+
+
+def timed(held: Hold, seconds: float) -> float:
+    started = time.monotonic()
+    held.wait(seconds)
+    return time.monotonic() - started
+
+
+NO_SHARDED = [word for name in ("SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE") for word in ("--rename-command", name, "")]
+
+
+@pytest.mark.parametrize("program", ["redis", "valkey"])
+@pytest.mark.parametrize("kind", ["single", "cluster", "cluster without sharded publish/subscribe"])
+def test_a_push_wakes_on_each_kind_of_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, kind: str
+) -> None:
+    """Issue 6, 1: sharded where the server has it, and it is a Cluster; else as ever. A renamed command is like Redis
+    6.2, which has none of these."""
+    if program == "valkey":
+        monkeypatch.setattr("tests.conftest.shutil.which", lambda name: None)  # then pip's is taken
+    clustered = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())] if kind != "single" else []
+    node = RedisServer(tmp_path, *clustered, *(NO_SHARDED if "without" in kind else ())).start()
+    try:
+        assert (b"valkey_version" in node.ask(b"INFO server")) == (program == "valkey")
+        if clustered:
+            asked(node, "CLUSTER ADDSLOTSRANGE", 0, 16_383)
+            wait_for(lambda: b"cluster_state:ok" in node.ask(b"CLUSTER INFO"))
+        store = Store.open(f"redis+cluster://127.0.0.1:{node.port}" if clustered else node.url, Path(), Rules())
+        store.configure("tpp", "", {})
+        waiting = Waiting(store.subscribe, 5, 5)
+        with waiting.held("tpp", None) as held:
+            held.wait(20)  # until it is heard
+            assert timed(held, 0.2) >= 0.15
+            store.push("tpp", "a", set_of("a"))
+            assert timed(held, 20) < 10  # not by a look after 15 s
+        used = redis.Redis(port=node.port).info("commandstats")
+        assert ("cmdstat_spublish" in used, "cmdstat_publish" in used) == (kind == "cluster", kind != "cluster")
+        store.redis.close()
+    finally:
+        node.kill()
+
+
+@pytest.mark.parametrize("listens", ["+ssubscribe", "-ssubscribe"])
+@pytest.mark.parametrize("publishes", ["+spublish", "-spublish"])
+def test_whoever_lacks_the_sharded_commands_wakes_and_is_woken(
+    nodes: list[RedisServer], on_cluster: Store, monkeypatch: pytest.MonkeyPatch, listens: str, publishes: str
+) -> None:
+    """Users of before, and a bank's user beside them: the listener listens in both ways; where he may not, and others
+    may publish so, he looks from time to time."""
+    monkeypatch.setattr("eventpoll.subscription.HEARTBEAT_SECONDS", 0.5)
+    places = cluster_url(nodes).partition("//")[2]
+    for node in nodes:
+        for user, less in (("listener", listens), ("publisher", publishes)):
+            asked(node, "ACL", "SETUSER", user, "on", "nopass", "~*", "&*", "+@all", less)
+    stores = [Store.open(f"redis+cluster://{user}:x@{places}", Path(), Rules()) for user in ("listener", "publisher")]
+    try:
+        on_cluster.configure("tpp", "", {})
+        waiting = Waiting(stores[0].subscribe, 5, 5)
+        with waiting.held("tpp", None) as held:
+            held.wait(20)
+            stores[1].push("tpp", "a", set_of("a"))
+            assert timed(held, 20) < 15
+            stores[1].push("tpp", "b", set_of("b"))
+            assert timed(held, 20) < 15
+    finally:
+        for store in stores:
+            store.redis.close()
+        for node in nodes:
+            asked(node, "ACL", "DELUSER", "listener", "publisher")
 
 
 def test_when_the_primary_dies_the_sentinels_name_another(tmp_path: Path, environ: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from eventpoll import keys
 from eventpoll.failures import Unavailable
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from eventpoll.subscription import Subscription
+from eventpoll.subscription import FIRST_SECONDS, Subscription, pause
 from eventpoll.transmitter import Limits, Poll, Transmitter
 from eventpoll.waiting import Hold, TooManyHeld, Waiting
 from tests.conftest import RedisServer, set_of, wait_for
@@ -130,6 +130,26 @@ def test_a_client_that_sends_more_is_still_there() -> None:
     assert not hold.gone
     ours.close()
     theirs.close()
+
+
+def test_processes_that_lost_the_store_do_not_come_back_at_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue 6, 2: jittered back-off, from 0.1 to 2 s."""
+    slept: list[float] = []
+    ours, sleep = threading.current_thread(), time.sleep
+
+    def asleep(seconds: float) -> None:
+        if threading.current_thread() is ours:
+            slept.append(seconds)
+        else:  # a listener of another test
+            sleep(seconds)
+
+    monkeypatch.setattr("eventpoll.subscription.time.sleep", asleep)
+    for _ in range(50):
+        seconds = FIRST_SECONDS
+        for longest in (0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0):
+            seconds = pause(seconds)
+            assert longest / 2 <= slept[-1] <= longest
+    assert len(set(slept)) == len(slept)
 
 
 class Scripted:

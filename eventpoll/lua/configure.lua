@@ -25,5 +25,7 @@ for i = 2, #ARGV, 2 do
     redis.call('HSET', stream, ARGV[i], ARGV[i + 1])
   end
 end
-redis.call('PUBLISH', wake, 'configure')   -- a shorter lease may let held polls go
+-- a shorter lease may let held polls go
+local cluster = tostring(redis.pcall('INFO', 'cluster')):find('cluster_enabled:1')   -- there the word stays on this shard
+if not (cluster and tonumber(redis.pcall('SPUBLISH', wake, 'configure'))) then redis.call('PUBLISH', wake, 'configure') end
 return {created and 'created' or 'changed'}

@@ -34,7 +34,8 @@ end
 local counted = redis.call('HMGET', stream, 'pushed', 'delivered', 'acked', 'reported', 'discarded', 'expired')
 redis.call('UNLINK', stream, pending, sets, inflight, inflight_order, leases,
   parked, parked_order, requeued, settled, settled_before)
-redis.call('PUBLISH', wake, 'forget')
+local cluster = tostring(redis.pcall('INFO', 'cluster')):find('cluster_enabled:1')   -- there the word stays on this shard
+if not (cluster and tonumber(redis.pcall('SPUBLISH', wake, 'forget'))) then redis.call('PUBLISH', wake, 'forget') end
 local answer = {'forgotten'}
 for i = 1, 6 do answer[i + 1] = tonumber(counted[i]) or 0 end
 return answer

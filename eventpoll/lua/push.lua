@@ -96,7 +96,8 @@ if hour ~= known[5] then
 end
 redis.call('HSET', stream, 'last_order', order, 'pushed', (tonumber(known[3]) or 0) + 1,
   'pushed_at', string.format('%.0f', math.floor(now / 1000)))
-redis.call('PUBLISH', wake, 'push')
+local cluster = tostring(redis.pcall('INFO', 'cluster')):find('cluster_enabled:1')   -- there the word stays on this shard
+if not (cluster and tonumber(redis.pcall('SPUBLISH', wake, 'push'))) then redis.call('PUBLISH', wake, 'push') end
 
 if retention then
   local cutoff = math.max(0, now - retention * 1000)

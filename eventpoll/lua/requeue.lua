@@ -38,5 +38,6 @@ redis.call('HSET', requeued, jti, order .. ' 0 ' .. (trail == '' and '' or trail
 redis.call('HDEL', parked, jti)
 redis.call('ZREM', parked_order, jti)
 redis.call('ZADD', pending, order, jti)
-redis.call('PUBLISH', wake, 'requeue')
+local cluster = tostring(redis.pcall('INFO', 'cluster')):find('cluster_enabled:1')   -- there the word stays on this shard
+if not (cluster and tonumber(redis.pcall('SPUBLISH', wake, 'requeue'))) then redis.call('PUBLISH', wake, 'requeue') end
 return {'requeued'}
