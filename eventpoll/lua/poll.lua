@@ -249,9 +249,11 @@ local function hand_out(jtis, records)   -- as many as there is room for; tells 
   return handed
 end
 
+local drained = false   -- nothing fresh is left
 while delivered < max_events and not full do
   local found = first(pending, cutoff, LANE - 1, math.min(PAGE, max_events - delivered))
-  if #found == 0 then break end
+  drained = #found == 0
+  if drained then break end
   local jtis, records = {}, {}
   for i = 1, #found, 2 do
     jtis[#jtis + 1] = found[i]
@@ -271,9 +273,10 @@ end
 
 -- With no lease a SET may be offered again at once, but never twice in one answer.
 local due = redeliver_after == 0 and LANE - 1 or now
-local again = {}
+local again, quiet = {}, false   -- quiet: no lease is over
 if delivered < max_events and not full then
   local found = first(leases, 0, due, max_events)
+  quiet = #found == 0
   for i = 1, #found, 2 do again[#again + 1] = found[i] end
 end
 local fresh = {}
@@ -296,20 +299,20 @@ end
 
 -- 4. What is left, and what there is to note.
 
-local more = count(leases, 0, due) > (redeliver_after == 0 and leased or 0)
-  or count(pending, cutoff, LANE - 1) > 0
+local more = not quiet and count(leases, 0, due) > (redeliver_after == 0 and leased or 0)
+  or not drained and count(pending, cutoff, LANE - 1) > 0
 
 local wait = -1
-local next_lease = first(leases, 0, LANE - 1, 1)
+local next_lease = quiet and redeliver_after == 0 and {} or first(leases, 0, LANE - 1, 1)
 if #next_lease > 0 then
   wait = math.max(0, math.ceil((next_lease[2] % LANE - now) / 1000))
 end
 
 local stale = known[9] and tonumber(now_ms) - tonumber(known[9]) >= dedupe
-  or #first(pending, 0, cutoff - 1, 1) > 0
-for _, order in ipairs({inflight_order, parked_order}) do
-  local oldest = redis.call('ZRANGE', order, 0, 0, 'WITHSCORES')
-  stale = stale or (#oldest > 0 and tonumber(oldest[2]) < cutoff)
+  or #old > 0 or #first(pending, 0, cutoff - 1, 1) > 0
+if not stale then
+  local oldest = redis.call('ZRANGE', parked_order, 0, 0, 'WITHSCORES')
+  stale = #oldest > 0 and tonumber(oldest[2]) < cutoff
 end
 
 if acked > 0 and not known[9] then redis.call('HSET', stream, 'settled_since', now_ms) end
