@@ -32,12 +32,12 @@ def test_a_line_follows_from_those_above_it(name: str, formula: str, figure: str
 
 
 def test_every_figure_is_used_and_says_where_it_comes_from() -> None:
-    """Nothing in the tables is there for show; what was measured names its command, or is marked as the prototype's."""
+    """Nothing in the tables is there for show; what was measured names its command."""
     used = {word for _, formula, _ in FOLLOWS for word in re.findall(r"[a-z_]\w*", formula)}
     assert set(GIVEN) <= used
     measured = TEXT.partition("## What was measured")[2].partition("## What follows")[0]
     for line in re.findall(r"^\| `.*$", measured, re.M):
-        assert re.search(r"prototype|`python -m bench\.\w+`|`make bench`|`ps ", line), line
+        assert re.search(r"`python -m bench\.\w+`|`make bench`|`ps ", line), line
 
 
 def test_the_summary_is_what_was_reckoned() -> None:
