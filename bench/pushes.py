@@ -21,7 +21,7 @@ PART = "pushes/s"
 TPP = "pushed"
 SETS, BATCH = f"/streams/{TPP}/sets", f"/streams/{TPP}/sets:batch"
 BARE = "bare Flask"
-CLIENTS = 4
+CLIENTS = 8
 FASTEST = 12_000
 """Single pushes/s that no machine of ours reaches: so many SETs are at hand for each second."""
 

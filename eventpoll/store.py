@@ -43,27 +43,28 @@ class Store:
     # -- one method for each Lua command ------------------------------------------------------------------------
 
     def push(self, tpp: str, jti: str, secevent: str, scope: str = "") -> Pushed:
-        """Queue a SET, once per jti. Raises NoStream, BadSet, Full."""
+        """Queue a SET, whose form the caller has seen to, once per jti. Raises NoStream, BadSet, Full."""
         if self.rules.wait_replicas:
             (outcome,) = self.push_many(tpp, [(jti, secevent, scope)])
             if isinstance(outcome, StoreError):
                 raise outcome
             return outcome
-        return records.pushed(self._run("push", tpp, jti, secevent, *self._push_rules(), FAMILY[scope]))
+        return records.pushed(self._run("push", tpp, jti, secevent, *self._push_rules(), FAMILY[scope], 1))
 
     def push_many(self, tpp: str, sets: Sequence[tuple[str, str, str]]) -> "list[Pushed | StoreError]":
-        """Queue many SETs, (jti, SET, scope) each, in one round trip; each has an outcome of its own.
+        """Queue many SETs, (jti, SET, scope) each, in one step; each has an outcome of its own.
 
         Raises Unavailable.
         """
+        if not sets:
+            return []
         rules = self.rules
-        dedupe, retention = self._push_rules()
-        calls = [
-            (tpp, (jti, secevent, dedupe, retention, FAMILY[scope], int(rules.wait_replicas > 0)))
-            for jti, secevent, scope in sets
-        ]
-        replies = self.commands.run_many("push", calls, rules.wait_replicas, _milliseconds(rules.wait))
-        return [refused(reply) if isinstance(reply, Exception) else records.pushed(reply) for reply in replies]
+        (jti, secevent, scope), *more = sets
+        rest = [part for jti, secevent, scope in more for part in (jti, secevent, FAMILY[scope])]
+        arguments = (jti, secevent, *self._push_rules(), FAMILY[scope], 1, int(rules.wait_replicas > 0), *rest)
+        (reply,) = self.commands.run_many("push", [(tpp, arguments)], rules.wait_replicas, _milliseconds(rules.wait))
+        replies = [reply] * len(sets) if isinstance(reply, Exception) else reply if more else [reply]
+        return [refused(each) if isinstance(each, Exception) else records.pushed(each) for each in replies]
 
     def poll(
         self,

@@ -13,7 +13,7 @@ import pytest
 
 from eventpoll import keys
 from eventpoll.failures import BadSet, Denied, Full, NoSet, NoStream, NotParked, Outstanding, Unavailable
-from eventpoll.records import Answer, Rules
+from eventpoll.records import Answer, Pushed, Rules
 from eventpoll.store import Store
 from tests.conftest import RedisServer, set_of, wait_for
 
@@ -474,6 +474,36 @@ def test_a_full_stream_refuses_but_repeats_stay_repeats(store: Store) -> None:
 
 
 # -- retention --------------------------------------------------------------------------------------------------------
+
+
+def test_sets_pushed_together_have_each_their_own_outcome(store: Store) -> None:
+    """Issue 3, 5: good ones are kept when others fail; what comes twice in one step is known the second time."""
+    store.configure(TPP, "hash", {"max_pending": "3"})
+    push(store, "there", "ended")
+    poll(store, 0, ack=["ended"])
+    sets = [(jti, set_of(jti), "") for jti in ("there", "new", "a\nb", "ended", "new", "paid", "late", "new")]
+    sets[5] = ("paid", set_of("paid"), "payments")
+    sets[7] = ("new", set_of("other"), "")
+    told = [type(each) if isinstance(each, Exception) else each.outcome for each in store.push_many(TPP, sets)]
+    assert told == ["repeated", "queued", BadSet, "repeated", "repeated", "queued", Full, "kept"]
+    assert jtis(poll(store, families="0")) == ["there", "new"]
+    assert jtis(poll(store)) == ["paid", "there", "new"]
+    assert (states(store), store.status(TPP).fields["pushed"]) == ((0, 3, 0), "4")
+    assert [type(each) for each in store.push_many("nobody", sets[:2])] == [NoStream, NoStream]
+    assert store.push_many(TPP, []) == []
+
+
+def test_sets_pushed_together_keep_their_order_and_tell_of_older_ones(store: Store) -> None:
+    """decision 1 holds in a batch too; and what has expired shows to whoever pushes one of many."""
+    together = [(f"{number:02}", set_of(f"{number:02}"), "") for number in random.sample(range(50), 50)]
+    assert store.push_many(TPP, together) == [Pushed("queued")] * 50
+    assert jtis(poll(store)) == [jti for jti, *_ in together]
+    store.rules = Rules(retention=0.05)
+    time.sleep(0.1)
+    assert store.push_many(TPP, [("a", set_of("a"), ""), together[0]]) == [
+        Pushed("queued", stale=True),
+        Pushed("repeated"),
+    ]
 
 
 @pytest.mark.parametrize("lease", [0.0, 0.05])

@@ -1,4 +1,4 @@
--- push: put one SET on a TPP's stream, once per jti, and wake the polls that wait for it.
+-- push: put one SET on a TPP's stream, or some in one step, once per jti, and wake the polls that wait for them.
 --
 --   KEYS[1]   stream          hash     settings, secrets, times and counters
 --   KEYS[2]   pending         zset     jti -> place: lane + order, microseconds when pushed, never twice the same
@@ -13,11 +13,13 @@
 --   ARGV[3]   dedupe          milliseconds for which an ended jti is remembered; absent: as long as it is kept
 --   ARGV[4]   retention       milliseconds that a SET may be outstanding; absent: nothing is said of older ones
 --   ARGV[5]   family          0 to 3, so that a poll may be given those of its families alone; absent: 0, none
---   ARGV[6]   replicas        1: have the replicas hear of a repeat too, so that WAIT waits for the SET; absent: 0
+--   ARGV[6]   formed          1: it has been seen that the SETs are three base64url parts each; absent: it is looked at here
+--   ARGV[7]   replicas        1: have the replicas hear of a repeat too, so that WAIT waits for the SET; absent: 0
+--   ARGV[8…]  more            jti, secevent and family of each further SET, in turn
 --
 -- Returns {'queued'} when the SET is new, {'queued', 'stale'} when there are older ones for sweep to take out,
 --         {'repeated'} when that very SET is there or its jti ended within the dedupe window, {'kept', SET} when
---         other bytes have the jti: they stay.
+--         other bytes have the jti: they stay. Where there is more, a list of such answers or errors, one for each.
 -- Errors  NOSTREAM  no stream of this TPP
 --         BADSET    not a SET, or not a jti
 --         FULL      the stream holds as many SETs as it may
@@ -28,9 +30,8 @@
 local stream, pending, sets = KEYS[1], KEYS[2], KEYS[3]
 local inflight_order, parked_order = KEYS[5], KEYS[8]
 local settled, settled_before, wake = KEYS[10], KEYS[11], KEYS[12]
-local jti, secevent = ARGV[1], ARGV[2]
 local dedupe, retention, family = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]) or 0
-local replicas = ARGV[6] == '1'
+local formed, replicas = ARGV[6] == '1', ARGV[7] == '1'
 local LANE = 2251799813685248   -- 2^51: as in poll
 
 local function utf8(text)
@@ -49,63 +50,87 @@ local function characters(text)
   return select(2, text:gsub('[^\128-\191]', ''))   -- each begins with a byte that continues none
 end
 
-if not jti or #jti == 0 or #jti > 512 or jti:find('[%c%z]') or not utf8(jti) or characters(jti) > 128 then
-  return redis.error_reply('BADSET the jti must be 1 to 128 characters, without control characters')
-end
-if not secevent or not secevent:find('^[%w_-]+%.[%w_-]+%.[%w_-]+$') then
-  return redis.error_reply('BADSET a SET is three base64url parts')
+local function fits(jti)
+  -- Whether it is 1 to 128 characters, none of them a control character.
+  if not jti or #jti == 0 or #jti > 512 or jti:find('[%c%z]') then return false end
+  if not jti:find('[\128-\255]') then return #jti <= 128 end
+  return utf8(jti) and characters(jti) <= 128
 end
 
 local known = redis.call('HMGET', stream, 'created_at', 'last_order', 'pushed', 'max_pending', 'hour')
-if not known[1] then
-  return redis.error_reply('NOSTREAM no stream of this TPP')
-end
-
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-
-local kept = redis.call('HGET', sets, jti)
-if kept and replicas then redis.call('HSET', stream, 'created_at', known[1]) end   -- a write that writes nothing
-if kept == secevent then return {'repeated'} end
-if kept then return {'kept', kept} end
-
-local ended = redis.call('HGET', settled, jti) or redis.call('HGET', settled_before, jti)
-if ended and not (dedupe and now / 1000 - tonumber(ended:match('^%d+')) >= dedupe) then
-  return {'repeated'}
-end
-
+local last_order, pushed = tonumber(known[2]) or 0, tonumber(known[3]) or 0
 local max_pending = tonumber(known[4]) or 0
-if max_pending > 0 and redis.call('HLEN', sets) >= max_pending then
-  return redis.error_reply('FULL the stream holds as many SETs as it may')
+local queued, lanes = 0, {}   -- how many were new; what to tell of them, by family
+
+local function push(jti, secevent, family)
+  -- Put a SET on the stream; what to tell of it.
+  if not fits(jti) then
+    return redis.error_reply('BADSET the jti must be 1 to 128 characters, without control characters')
+  end
+  if not formed and not (secevent and secevent:find('^[%w_-]+%.[%w_-]+%.[%w_-]+$')) then
+    return redis.error_reply('BADSET a SET is three base64url parts')
+  end
+  if not known[1] then
+    return redis.error_reply('NOSTREAM no stream of this TPP')
+  end
+
+  local kept = redis.call('HGET', sets, jti)
+  if kept and replicas then redis.call('HSET', stream, 'created_at', known[1]) end   -- a write that writes nothing
+  if kept == secevent then return {'repeated'} end
+  if kept then return {'kept', kept} end
+
+  local ended = redis.call('HGET', settled, jti) or redis.call('HGET', settled_before, jti)
+  if ended and not (dedupe and now / 1000 - tonumber(ended:match('^%d+')) >= dedupe) then
+    return {'repeated'}
+  end
+
+  if max_pending > 0 and redis.call('HLEN', sets) >= max_pending then
+    return redis.error_reply('FULL the stream holds as many SETs as it may')
+  end
+
+  last_order = math.max(now, last_order + 1)   -- strictly growing, whatever the clock does: the order of the pushes
+  redis.call('HSET', sets, jti, secevent)
+  redis.call('ZADD', pending, string.format('%.0f', family * LANE + last_order), jti)
+  if ended then redis.call('HDEL', settled, jti); redis.call('HDEL', settled_before, jti) end
+  local answer = {'queued'}
+  queued = queued + 1
+  lanes[family] = lanes[family] or {}
+  table.insert(lanes[family], answer)
+  return answer
 end
 
--- Strictly growing, whatever the clock does: the order in which SETs were pushed.
-local order = string.format('%.0f', math.max(now, (tonumber(known[2]) or 0) + 1))
-redis.call('HSET', sets, jti, secevent)
-redis.call('ZADD', pending, string.format('%.0f', family * LANE + order), jti)
-if family > 0 then redis.call('HSET', stream, 'families', 1) end
-if ended then redis.call('HDEL', settled, jti); redis.call('HDEL', settled_before, jti) end
--- The first that counts in an hour notes how the counters stood before it; the last 24 such notes are kept.
-local hour = string.format('%.0f', math.floor(now / 3600000000))
-if hour ~= known[5] then
-  local noted = redis.call('HMGET', stream, 'hours', 'pushed', 'delivered', 'acked')
-  local hours = noted[1] and noted[1] .. ',' or ''
-  if select(2, hours:gsub(',', '')) > 23 then hours = hours:gsub('^[^,]*,', '') end
-  redis.call('HSET', stream, 'hour', hour, 'hours',
-    hours .. hour .. ' ' .. (noted[2] or 0) .. ' ' .. (noted[3] or 0) .. ' ' .. (noted[4] or 0))
-end
-redis.call('HSET', stream, 'last_order', order, 'pushed', (tonumber(known[3]) or 0) + 1,
-  'pushed_at', string.format('%.0f', math.floor(now / 1000)))
-local cluster = tostring(redis.pcall('INFO', 'cluster')):find('cluster_enabled:1')   -- there the word stays on this shard
-if not (cluster and tonumber(redis.pcall('SPUBLISH', wake, 'push'))) then redis.call('PUBLISH', wake, 'push') end
+local told = {push(ARGV[1], ARGV[2], family)}
+for i = 8, #ARGV, 3 do told[#told + 1] = push(ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]) or 0) end
 
-if retention then
+if queued > 0 then
+  -- The first that counts in an hour notes how the counters stood before it; the last 24 such notes are kept.
+  local hour = string.format('%.0f', math.floor(now / 3600000000))
+  if hour ~= known[5] then
+    local noted = redis.call('HMGET', stream, 'hours', 'pushed', 'delivered', 'acked')
+    local hours = noted[1] and noted[1] .. ',' or ''
+    if select(2, hours:gsub(',', '')) > 23 then hours = hours:gsub('^[^,]*,', '') end
+    redis.call('HSET', stream, 'hour', hour, 'hours',
+      hours .. hour .. ' ' .. (noted[2] or 0) .. ' ' .. (noted[3] or 0) .. ' ' .. (noted[4] or 0))
+  end
+  redis.call('HSET', stream, 'last_order', string.format('%.0f', last_order), 'pushed', pushed + queued,
+    'pushed_at', string.format('%.0f', math.floor(now / 1000)))
+  if lanes[1] or lanes[2] or lanes[3] then redis.call('HSET', stream, 'families', 1) end
+  local cluster = tostring(redis.pcall('INFO', 'cluster')):find('cluster_enabled:1')   -- there the word stays on this shard
+  if not (cluster and tonumber(redis.pcall('SPUBLISH', wake, 'push'))) then redis.call('PUBLISH', wake, 'push') end
+end
+
+if retention and queued > 0 then
   local cutoff = math.max(0, now - retention * 1000)
   local function older(key, lane)
     return #redis.call('ZRANGEBYSCORE', key, string.format('%.0f', lane), string.format('(%.0f', lane + cutoff), 'LIMIT', 0, 1) > 0
   end
-  if older(pending, family * LANE) or older(inflight_order, 0) or older(parked_order, 0) then
-    return {'queued', 'stale'}
+  local stale = older(inflight_order, 0) or older(parked_order, 0)
+  for lane, answers in pairs(lanes) do
+    if stale or older(pending, lane * LANE) then
+      for _, answer in ipairs(answers) do answer[2] = 'stale' end
+    end
   end
 end
-return {'queued'}
+return #told > 1 and told or told[1]
