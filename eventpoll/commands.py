@@ -45,6 +45,12 @@ class Commands:
             except NoScriptError:  # the server was restarted or flushed: nothing was run
                 return self._ask("EVAL", self.texts[name], len(names), *names, *arguments)
 
+    def fields(self, tpp: str, *names: str) -> list[bytes | None]:
+        """Some fields of a stream, for which no script is needed. Raises Unavailable."""
+        with errors(), self._circuit:
+            found: list[bytes | None] = self._ask("HMGET", keys.of(tpp)[0], *names)
+            return found
+
     def run_many(
         self, name: str, calls: Sequence[tuple[str, Sequence[Argument]]], replicas: int = 0, wait_ms: int = 0
     ) -> list[Any]:

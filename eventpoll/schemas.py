@@ -266,7 +266,7 @@ class EventSchema(Schema):
         metadata=told("Event type, a URI unless the stream's profile is wso2 -> the event's members"),
     )
     jti = fields.String(
-        validate=validate.Length(min=1, max=128), metadata=told("Makes a repeated push safe; absent: a UUID")
+        validate=validate.Length(min=1, max=128), metadata=told("Makes a repeated push safe; absent: a random one")
     )
     sub = fields.String(metadata=told("The subject; the profile obie wants the URL of the affected resource"))
     sub_id = fields.Dict(metadata=told("The subject as RFC 9493 has it; not for the profile obie"))

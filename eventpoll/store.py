@@ -19,6 +19,7 @@ from eventpoll.failures import NoSet, NoStream, StoreError, errors, refused
 from eventpoll.records import Answer, Facts, Pushed, Rules, SetRecord, Status
 from eventpoll.subscription import Subscription, subscribe
 
+MINTING = ("set_profile", "audience")
 FAMILY = {scope: place for place, scope in enumerate(records.FAMILIES)}
 
 
@@ -161,6 +162,15 @@ class Store:
             made_again = self.redis.exists(keys.of(tpp)[0])
         if made_again:
             self._list(tpp)
+
+    # -- what needs none ------------------------------------------------------------------------------------------
+
+    def minting(self, tpp: str) -> dict[str, str]:
+        """What a stream has of its own for minting, of set_profile and audience. Raises NoStream."""
+        created, *values = self.commands.fields(tpp, "created_at", *MINTING)
+        if created is None:
+            raise NoStream("no stream of this TPP")
+        return {name: value.decode() for name, value in zip(MINTING, values, strict=True) if value is not None}
 
     # -- what spans streams -------------------------------------------------------------------------------------
 

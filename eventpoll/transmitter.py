@@ -147,7 +147,7 @@ class Transmitter:
 
         Raises BadSecevent, Conflict, NoStream, Full, Unavailable.
         """
-        fields = self.store.status(tpp).fields if isinstance(item, Event) else {}
+        fields = self.store.minting(tpp) if isinstance(item, Event) else {}
         jti, text = self._secevent(tpp, item, fields)
         try:
             pushed = self.store.push(tpp, jti, text, item.scope)
@@ -162,7 +162,7 @@ class Transmitter:
     def push_many(self, tpp: str, items: Sequence[Event | Signed | Exception]) -> list[tuple[str, bool] | Exception]:
         """Push events and signed SETs together, each with its own outcome: as above, or what would be raised.
         An exception among the items is its own outcome. Raises NoStream, Unavailable where that is so for all."""
-        fields = self.store.status(tpp).fields if any(isinstance(item, Event) for item in items) else {}
+        fields = self.store.minting(tpp) if any(isinstance(item, Event) for item in items) else {}
         results: list[tuple[str, bool] | Exception] = []
         ready: list[tuple[int, Event | Signed, str, str]] = []
         for place, item in enumerate(items):

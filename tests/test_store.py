@@ -666,6 +666,17 @@ def test_the_history_of_a_set_is_bounded(store: Store) -> None:
 # -- streams ----------------------------------------------------------------------------------------------------------
 
 
+def test_what_minting_needs_is_told_without_the_rest(store: Store) -> None:
+    """Settings of the stream's own; those of the service are the transmitter's to add."""
+    assert store.minting(TPP) == {}
+    store.configure(TPP, "", {"audience": "https://tpp.example/é", "max_pending": "3"})
+    assert store.minting(TPP) == {"audience": "https://tpp.example/é"}
+    store.configure(TPP, "", {"audience": "", "set_profile": "obie"})
+    assert store.minting(TPP) == {"set_profile": "obie"}
+    with pytest.raises(NoStream):
+        store.minting("nobody")
+
+
 def test_configure_makes_a_stream_once_and_keeps_its_secret(store: Store) -> None:
     """PUT /streams/{tpp}: 201 the first time; a change leaves the secret."""
     assert store.configure("tpp-2", "first", {}) is True
