@@ -1,5 +1,5 @@
-"""Where the processor time of an empty poll goes: `.venv/bin/python -m bench.profile`. No sockets but the store's, no
-gunicorn: what the application itself costs, beside bare Flask, step by step. Processor time, medians of many rounds."""
+"""Where the processor time of an empty poll and of a push goes: `.venv/bin/python -m bench.profile`. No sockets but the
+store's, no gunicorn: what the application itself costs, step by step. Processor time, medians of many rounds."""
 
 from gevent import monkey
 
@@ -7,23 +7,31 @@ monkey.patch_all()
 
 import base64  # noqa: E402
 import io  # noqa: E402
+import json  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+import redis  # noqa: E402
 from flask import Flask, jsonify, request  # noqa: E402
+from joserfc import jws  # noqa: E402
 
 from app import create_app  # noqa: E402
 from bench.servers import Programs, Redis  # noqa: E402
+from bench.service import key  # noqa: E402
+from bench.sets import event, jti, payload, secevent  # noqa: E402
 from config import Config  # noqa: E402
 from eventpoll.auth import hash_of  # noqa: E402
+from eventpoll.events import push_lines, read_line  # noqa: E402
+from eventpoll.secevent import REGISTRY, Signed  # noqa: E402
 
 BODY = b'{"returnImmediately":true}'
 ROUNDS, TURNS = 21, 300
+BATCHES, LINES = 11, 500
 
 
 def environ(headers: dict[str, str]) -> dict[str, Any]:
@@ -106,13 +114,56 @@ def microseconds(what: Callable[[], Any]) -> float:
     return (time.process_time() - begun) / TURNS * 1e6
 
 
+def pushes(app: Flask, client: redis.Redis) -> Iterator[tuple[str, float, float]]:
+    """What a SET or an event costs on its way in: microseconds of this process and of Redis, for each."""
+    transmitter = app.extensions["eventpoll"].transmitter
+    signed = (secevent(number, "p")[1] for number in range(10**9))
+    line, claims, header = event(), payload(jti(1)), {"alg": "PS256", "typ": "secevent+jwt", "kid": "bench-1"}
+
+    def batch(lines: list[bytes]) -> None:
+        for told in push_lines(transmitter, "tpp", lines):
+            assert all(result["status"] in (201, 202) for result in told), told
+
+    def each(what: Callable[[str], object]) -> Callable[[list[str]], object]:
+        return lambda texts: [what(text) for text in texts]
+
+    ways: dict[str, Callable[[list[str]], object]] = {
+        "a signed SET, alone": each(lambda text: transmitter.push("tpp", Signed(text))),
+        "a signed SET, of a batch": lambda texts: batch([text.encode() for text in texts]),
+        "an event, of a batch: read, signed with PS256, queued": lambda texts: batch([line] * len(texts)),
+        "– read: JSON, marshmallow": each(lambda _: read_line(line)),
+        "– the signature: joserfc": each(
+            lambda _: jws.serialize_compact(header, claims, key("PS256"), registry=REGISTRY)
+        ),
+        "– the settings that minting needs": each(lambda _: transmitter.store.minting("tpp")),
+        "– a stream's whole status, in place of them": each(lambda _: transmitter.store.status("tpp")),
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(BATCHES):
+        for name, way in ways.items():
+            texts = [next(signed) for _ in range(LINES)]
+            begun, theirs = time.process_time(), _redis_seconds(client)
+            way(texts)
+            ours = time.process_time() - begun
+            found[name].append((ours / LINES * 1e6, (_redis_seconds(client) - theirs) / LINES * 1e6))
+    for name, times in found.items():
+        yield name, statistics.median(one for one, _ in times), statistics.median(other for _, other in times)
+
+
+def _redis_seconds(client: redis.Redis) -> float:
+    told: Any = client.info("cpu")
+    return float(told["used_cpu_user"] + told["used_cpu_sys"])
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     programs = Programs()
     try:
         with tempfile.TemporaryDirectory() as directory:
             server = Redis(programs, Path(directory))
-            app = create_app(Config.from_environ({"REDIS_URL": f"unix://{server.path}"}))
+            signing = json.dumps({"keys": [key("PS256").as_dict(private=True)]})
+            settings = {"EVENTPOLL_SIGNING_KEYS": signing, "EVENTPOLL_ISSUER": "https://bank.example"}
+            app = create_app(Config.from_environ({"REDIS_URL": f"unix://{server.path}", **settings}))
             app.extensions["eventpoll"].transmitter.configure("tpp", hash_of("secret"), {})
             headers = {"HTTP_AUTHORIZATION": "Basic " + base64.b64encode(b"tpp:secret").decode()}
             parts = {"bare Flask, whole": called(bare(), headers), "a poll, whole": called(app, headers)}
@@ -125,6 +176,10 @@ def main() -> None:
             rest = medians["a poll, whole"] - sum(list(medians.values())[2:]) - medians["bare Flask, whole"]
             for name, median in {**medians, "the rest: headers, metrics, refusals at the ready": rest}.items():
                 print(f"| {name} | {median:.0f} |")
+            client = redis.Redis(unix_socket_path=server.path)
+            print("\n| a push | worker | Redis |")
+            for name, ours, theirs in pushes(app, client):
+                print(f"| {name} | {ours:.0f} | {theirs:.0f} |")
     finally:
         programs.end_all()
 
