@@ -78,7 +78,7 @@ def settings(environ: dict[str, str], url: str) -> dict[str, str]:
         "EVENTPOLL_BANK_PASSWORD": BANK[1],
         "EVENTPOLL_LONG_POLL_SECONDS": "20",
         "EVENTPOLL_POLL_RATE": "900/hour",
-        "EVENTPOLL_DEDUPE_SECONDS": "0.001",
+        "EVENTPOLL_DEDUPE_SECONDS": "0",  # every sweep drops a window, however fast it follows another
     }
 
 
