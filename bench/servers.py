@@ -32,9 +32,10 @@ def raise_limits() -> int:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    """A port that nobody listens on. A connection that is over keeps it for a minute: the kernel gives it to nobody
+    else who asks for any port, and to servers, which ask for this very one with SO_REUSEADDR."""
+    with socket.create_server(("127.0.0.1", 0)) as probe, socket.create_connection(probe.getsockname()):
+        probe.accept()[0].close()  # first, so that it is our end that is kept
         return int(probe.getsockname()[1])
 
 

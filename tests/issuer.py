@@ -34,7 +34,7 @@ def claims(client: str = "tpp", scope: str = "eventpolling", **others: Any) -> d
         "sub": client,
         "client_id": client,
         "iat": now,
-        "exp": now + 600,
+        "exp": now + 3600,
         "jti": f"{client}-{now}",
         "scope": scope,
         **others,

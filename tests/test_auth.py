@@ -365,11 +365,11 @@ def test_a_secret_has_256_bits_and_only_its_hash_is_kept(shared_server: Server, 
 
 def test_a_secret_is_shown_once(shared_server: Server) -> None:
     """interface.md: "the secret shown this once"; neither a change nor a look shows it or its hash."""
-    secret = shared_server.tpp("once")
+    secret = shared_server.tpp("shown-once")
     replies = [
-        shared_server.bank("PUT", "/streams/once", {"max_deliveries": 3}),
-        shared_server.bank("PUT", "/streams/once"),
-        shared_server.bank("GET", "/streams/once"),
+        shared_server.bank("PUT", "/streams/shown-once", {"max_deliveries": 3}),
+        shared_server.bank("PUT", "/streams/shown-once"),
+        shared_server.bank("GET", "/streams/shown-once"),
         shared_server.bank("GET", "/streams?limit=1000"),
     ]
     for reply in replies:
@@ -377,7 +377,7 @@ def test_a_secret_is_shown_once(shared_server: Server) -> None:
         assert secret.encode() not in reply.body
         assert hash_of(secret).encode() not in reply.body
         assert b'"secret"' not in reply.body
-    assert shared_server.poll("once", {"returnImmediately": True}).status == 200
+    assert shared_server.poll("shown-once", {"returnImmediately": True}).status == 200
 
 
 def status_with(server: Server, tpp: str, secret: str) -> int:

@@ -22,7 +22,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The results of the smallest run, as it writes them."""
     output = tmp_path_factory.mktemp("bench") / "RESULTS.md"
     done = subprocess.run(
-        [*COMMAND, "--output", str(output)], cwd=ROOT, env=PLAIN, capture_output=True, text=True, timeout=110
+        [*COMMAND, "--output", str(output)], cwd=ROOT, env=PLAIN, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr
     return output.read_text(encoding="utf-8")

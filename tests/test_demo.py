@@ -13,7 +13,7 @@ def test_the_story_is_played_to_its_end(tmp_path: Path) -> None:
     names = ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_CONFIG")
     environ = {name: os.environ[name] for name in names if name in os.environ} | {"TMPDIR": str(tmp_path)}
     command = [sys.executable, str(ROOT / "demo/story.py")]
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "its held poll was answered" in done.stdout
     life = "pushed, delivered, reported, requeued, delivered, acknowledged; now settled."

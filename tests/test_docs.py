@@ -46,7 +46,7 @@ def name(path: Path) -> str:
 def shell(line: str, port: int, cwd: Path = ROOT) -> str:
     """What bash prints of a line whose redis-cli speaks to our server."""
     line = re.sub(r"\bredis-cli\b", f"redis-cli -p {port}", line)
-    done = subprocess.run(["bash", "-c", line], cwd=cwd, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(["bash", "-c", line], cwd=cwd, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert not re.match(r"\(error\)|ERR|WRONGTYPE", done.stdout), done.stdout
     return done.stdout

@@ -28,6 +28,12 @@ sys.stdin.read()
 """
 
 
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that was told to end, or killed, is gone when its last write is on the disk: let that take its time."""
+    monkeypatch.setattr(embedded, "LAST_BREATH_SECONDS", 20.0)
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Iterator[Embedded]:
     found = Embedded(tmp_path / "data")

@@ -30,7 +30,7 @@ def settings(redis_server: RedisServer, signing_keys: str, **others: str) -> dic
         "EVENTPOLL_BANK_PASSWORD": BANK[1],
         "EVENTPOLL_ISSUER": "https://bank.example",
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
-        "EVENTPOLL_LONG_POLL_SECONDS": "4",
+        "EVENTPOLL_LONG_POLL_SECONDS": "20",
         **issuer.settings(),
         **others,
     }
@@ -233,7 +233,7 @@ def test_a_push_of_another_family_does_not_answer_a_held_poll(server: Server) ->
     store.redis.close()
     push(server, "held", "h1", "payments")
     push(server, "held", "h2", "accounts")
-    thread.join(20)
+    thread.join(30)
     assert list(replies[0].json["sets"]) == ["h2"]
     assert server.bank("GET", "/streams/held/sets/h1").json["state"] == "pending"
 

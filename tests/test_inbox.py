@@ -323,7 +323,6 @@ def test_redis_6_tells_of_such_an_entry_as_nothing() -> None:
     assert [entry.id for entry in _entries([(None, None), (b"1-1", {b"tpp": b"t"})])] == ["1-1"]
 
 
-@pytest.mark.timeout(180)
 def test_a_thousand_entries_survive_kill_9_of_three_workers(
     store: Store, workers: Workers, client: redis.Redis, redis_server: RedisServer
 ) -> None:
@@ -363,7 +362,6 @@ def test_a_thousand_entries_survive_kill_9_of_three_workers(
     assert (client.xlen(INBOX), client.xlen(DEAD)) == (0, 0)
 
 
-@pytest.mark.timeout(120)
 def test_a_dead_workers_entries_are_taken_over_within_20_seconds(
     store: Store, workers: Workers, client: redis.Redis
 ) -> None:

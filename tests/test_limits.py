@@ -39,7 +39,7 @@ def server(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pytes
         "EVENTPOLL_LONG_POLL_SECONDS": "1",
         "EVENTPOLL_POLL_RATE": f"{RATE}/hour",
         "EVENTPOLL_MAX_ACKS": "3",
-        "EVENTPOLL_FAILED_LOGIN_SECONDS": "2",
+        "EVENTPOLL_FAILED_LOGIN_SECONDS": "8",
         **issuer.settings(),
     }
     server = start_server(environ, tmp_path_factory.mktemp("limits"), workers=2)

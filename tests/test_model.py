@@ -321,14 +321,19 @@ def outcome(ask: Callable[[], Any]) -> Any:
         return type(error)
 
 
-def about(seconds: float | None) -> float | None:
-    """Seconds, but for the moments that the test itself takes."""
-    return None if seconds is None else abs(round(seconds, -1))
+def age(seconds: float | None) -> float | None:
+    """An age, less the moments that the test itself takes: a multiple of 50 seconds."""
+    return None if seconds is None else (seconds + 1) // 50 * 50
+
+
+def wait(seconds: float | None) -> float | None:
+    """A time to wait, and the moments that the test itself took of it: a multiple of 50 seconds."""
+    return None if seconds is None else -((1 - seconds) // 50) * 50
 
 
 def answer_view(answer: Answer) -> tuple[Any, ...]:
     sets = [(jti.decode(), secevent.decode()) for jti, secevent in answer.sets]
-    return sets, answer.more, about(answer.wait), answer.stale, answer.acked, answer.reported
+    return sets, answer.more, wait(answer.wait), answer.stale, answer.acked, answer.reported
 
 
 def record_view(record: SetRecord) -> tuple[Any, ...]:
@@ -351,7 +356,7 @@ def status_view(store: Store, tpp: str) -> tuple[Any, ...]:
     status = store.status(tpp)
     names = ("pushed", "delivered", "acked", "reported", "discarded", "expired")
     counters = {name: int(status.fields[name]) for name in names if int(status.fields.get(name, 0))}
-    oldest = {state: about(age) for state, age in status.oldest.items()}
+    oldest = {state: age(seconds) for state, seconds in status.oldest.items()}
     return tpp, status.pending, status.in_flight, status.parked, oldest, counters
 
 

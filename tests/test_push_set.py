@@ -218,7 +218,7 @@ def test_it_runs_from_anywhere(push: Push, store: Store, tmp_path: Path) -> None
 
 def test_it_wants_one_name_and_says_so() -> None:
     """A usage line, and exit code 1."""
-    done = subprocess.run([PROGRAM], input="", capture_output=True, text=True, timeout=10)
+    done = subprocess.run([PROGRAM], input="", capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, "push-set: usage: push-set TPP < set.jwt\n")
 
 

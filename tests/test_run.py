@@ -61,7 +61,7 @@ class Run:
 
 def paste(line: str) -> Any:
     """What a line prints when pasted in a shell."""
-    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=40)
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -148,7 +148,7 @@ def test_a_bad_setting_stops_it_with_a_line_for_each_mistake(checkout: Path) -> 
     """The same lines as gunicorn --check-config, no stack trace."""
     plain = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environ = {**plain, "PORT": "none", "EVENTPOLL_ON_ERROR": "drop"}
-    done = subprocess.run(["make", "run"], cwd=checkout, env=environ, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["make", "run"], cwd=checkout, env=environ, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "PORT: must be a whole number from 1 to 65535" in done.stderr
     assert "EVENTPOLL_ON_ERROR: must be one of park, redeliver" in done.stderr
@@ -210,6 +210,6 @@ def test_settings_of_the_environment_win_over_the_demos_own(checkout: Path) -> N
 def test_make_help_lists_the_commands() -> None:
     """`make` alone, and `make help`: every command with what it does."""
     for arguments in (["make"], ["make", "help"]):
-        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
         named = {line.split()[0] for line in done.stdout.splitlines() if line and not line.startswith("make")}
         assert {"run", "test", "lint", "fix", "help"} <= named
