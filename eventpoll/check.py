@@ -34,8 +34,11 @@ def findings(service: Service, appendfsync: str) -> Iterator[Finding]:
 
 def _store(service: Service, appendfsync: str) -> Iterator[Finding]:
     store = service.transmitter.store
-    for facts in store.facts():
-        yield from _server(facts, appendfsync)
+    asked = time.time()
+    found = store.facts()
+    told = time.time()
+    for facts in found:
+        yield from _server(facts, appendfsync, facts.clock - min(max(facts.clock, asked), told))
     try:
         store.ping()
     except Unavailable as error:
@@ -49,7 +52,8 @@ def _store(service: Service, appendfsync: str) -> Iterator[Finding]:
         yield Finding("warning", f"{dead} bad entries in eventpoll:inbox:dead: look at their reason, then remove them")
 
 
-def _server(facts: Facts, appendfsync: str) -> Iterator[Finding]:
+def _server(facts: Facts, appendfsync: str, skew: float) -> Iterator[Finding]:
+    """`skew`: seconds by which, at the least, its clock is ahead of ours. That an answer took long makes none."""
     version = tuple(int(part) for part in re.findall(r"\d+", facts.version)[:2])
     if version < OLDEST_REDIS:
         yield Finding("error", f"Redis {facts.version} is too old: 6.2 or later is wanted")
@@ -59,7 +63,6 @@ def _server(facts: Facts, appendfsync: str) -> Iterator[Finding]:
         yield Finding("warning", "CONFIG is not allowed: persistence and eviction could not be looked at")
     else:
         yield from _store_settings(facts.settings, appendfsync)
-    skew = facts.clock - time.time()
     if abs(skew) > SKEW_SECONDS:
         yield Finding(
             "warning", f"the store's clock is {skew:+.1f} s from this machine's: iat and pushed_at will differ"

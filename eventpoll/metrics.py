@@ -5,9 +5,11 @@ count is kept in files that all workers share (gunicorn.conf.py makes the direct
 """
 
 import heapq
+import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from threading import get_ident
 from typing import Any
 
@@ -131,8 +133,18 @@ class Polls(Collector):
         """The metrics that are ours: a bank that mounts eventpoll may keep its own in the same files."""
         if not values.ValueClass._multiprocess:
             return OURS.collect()
-        shared = MultiProcessCollector(CollectorRegistry()).collect()  # type: ignore[no-untyped-call]
-        return [metric for metric in shared if metric.name.startswith("eventpoll_")]
+        shared = MultiProcessCollector(CollectorRegistry())  # type: ignore[no-untyped-call]
+        found = shared.merge(_with_a_size(shared._path))  # type: ignore[no-untyped-call]
+        return [metric for metric in found if metric.name.startswith("eventpoll_")]
+
+
+def _with_a_size(directory: str) -> Iterator[str]:
+    """The files in which processes count. One that was only just made is empty, and prometheus_client fails on it."""
+    with os.scandir(directory) as found:
+        for entry in found:
+            with suppress(FileNotFoundError):  # of a process that is gone
+                if entry.name.endswith(".db") and entry.stat().st_size:
+                    yield entry.path
 
 
 class Streams(Collector):

@@ -17,7 +17,7 @@ import redis
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from eventpoll import metrics
+from eventpoll import keys, metrics
 from eventpoll.records import Rules
 from eventpoll.store import Store
 from tests.conftest import BANK, ROOT, RedisServer, Server, free_port, start_server, wait_for
@@ -55,15 +55,17 @@ def polls(found: dict[Key, float], **labels: str) -> int:
 
 
 @pytest.fixture
-def server(own_redis: RedisServer, signing_keys: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service with three workers and a store of its own."""
+def server(
+    own_redis: RedisServer, signing_keys: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    """A service with three workers and a store of its own; it holds polls for a second, or as the test says."""
     environ = {
         "REDIS_URL": own_redis.url,
         "EVENTPOLL_BANK_USERNAME": BANK[0],
         "EVENTPOLL_BANK_PASSWORD": BANK[1],
         "EVENTPOLL_ISSUER": "https://bank.example",
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
-        "EVENTPOLL_LONG_POLL_SECONDS": "1",
+        "EVENTPOLL_LONG_POLL_SECONDS": getattr(request, "param", "1"),
         "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",
     }
     found = start_server(environ, tmp_path_factory.mktemp("metrics"), workers=3)
@@ -146,6 +148,7 @@ def test_refused_polls_count_under_their_status_and_profile(server: Server) -> N
     }
 
 
+@pytest.mark.parametrize("server", ["25"], indirect=True)  # or it may be answered before it is seen, and before all die
 def test_a_workers_death_loses_no_counts_and_no_held_polls_stay(server: Server) -> None:
     """What the processes count outlives them; a poll that was held by one that died is held no more."""
     server.tpp("a")
@@ -188,11 +191,14 @@ def answers(server: Server) -> bool:
 def test_the_time_for_which_a_poll_is_held_is_told_apart(server: Server) -> None:
     """Of a poll that waits a second, that second is a hold, and no slow poll."""
     server.tpp("a")
+    begun = time.monotonic()
     server.poll("a", {})
+    took = time.monotonic() - begun
     found = read(server)
     assert value(found, "eventpoll_hold_seconds_count", profile="rfc8936") == 1
-    assert value(found, "eventpoll_hold_seconds_sum", profile="rfc8936") >= 0.99
-    assert value(found, "eventpoll_poll_seconds_sum", profile="rfc8936", status="200") < 0.9
+    held = value(found, "eventpoll_hold_seconds_sum", profile="rfc8936")
+    assert held >= 0.9
+    assert value(found, "eventpoll_poll_seconds_sum", profile="rfc8936", status="200") <= took - held + 0.001
     assert value(found, "eventpoll_held_polls") == 0
 
 
@@ -252,8 +258,8 @@ def test_only_the_worst_streams_have_series_of_their_own(store: Store) -> None:
         store.configure(f"t-{number:02}", "hash", {})
         if number % 2:
             store.push(f"t-{number:02}", "j", "eyJ0.eyJ9.c2ln")
-        if number == 40:
-            time.sleep(0.5)  # ages are taken one after the other: what is nearly as old may change places
+        if number % 2 and number < 40:  # an hour older: ages are taken one after the other, and near ones change places
+            store.redis.zincrby(keys.of(f"t-{number:02}")[1], -3_600_000_000, "j")
     found = {metric.name: metric.samples for metric in metrics.Streams(store).collect()}
     named = [sample.labels["tpp"] for sample in found["eventpoll_stream_oldest_seconds"]]
     assert sorted(named) == [f"t-{number:02}" for number in range(1, 41, 2)]
@@ -320,10 +326,23 @@ def test_the_inbox_and_the_dead_are_counted(server: Server, own_redis: RedisServ
 def test_the_directory_of_the_counts_is_our_own_and_goes_with_the_service(serve: Callable[..., Server]) -> None:
     """Nobody else may read or write it; nothing is left when the service ends."""
     server = serve()
-    directory = Path(tempfile.gettempdir()) / f"eventpoll-{os.getuid()}-{server.process.pid}"
+    directory = counts_of(server)
     assert directory.stat().st_mode & 0o777 == 0o700
     server.stop()
     assert not directory.exists()
+
+
+def test_a_process_that_only_just_made_its_file_is_no_error(server: Server) -> None:
+    """prometheus_client makes a file and then gives it a size; whoever reads in between finds nothing in it."""
+    server.tpp("a")
+    server.poll("a", PAUSED)
+    (counts_of(server) / "gauge_livesum_99999.db").touch()
+    assert polls(read(server), status="200") == 1
+
+
+def counts_of(server: Server) -> Path:
+    """The directory in which its processes count."""
+    return Path(tempfile.gettempdir()) / f"eventpoll-{os.getuid()}-{server.process.pid}"
 
 
 def workers(server: Server) -> list[int]:
