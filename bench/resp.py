@@ -140,7 +140,7 @@ def drive(path: str, tpp: str, proof: str, page: int, seconds: float, *, empty: 
     for wire in wires:
         chosen.register(wire.socket, selectors.EVENT_READ, wire)
         wire.socket.sendall(wire.poll(tpp, page, (), proof) * depth)
-    while perf_counter() - start < seconds:
+    while not polls or perf_counter() - start < seconds:  # a rate of 0 is no figure
         for key, _ in chosen.select(1):
             wire = key.data
             wire.reader.feed(wire.socket.recv(1_048_576))

@@ -38,12 +38,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--store", metavar="REDIS_URL", help="the store of the server that most tests share")
 
 
+KEPT: list[socket.socket] = []
+"""What keeps the ports that free_port gave: bound, and never listening."""
+
+
 def free_port() -> int:
-    """A port that nobody listens on. A connection that is over keeps it for a minute: the kernel gives it to nobody
-    else who asks for any port, and to servers, which ask for this very one with SO_REUSEADDR."""
-    with socket.create_server(("127.0.0.1", 0)) as probe, socket.create_connection(probe.getsockname()):
-        probe.accept()[0].close()  # first, so that it is our end that is kept
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on. On Linux it stays ours until this process ends: nobody is given it before the
+    server that it is for listens there, or while that one is killed; and no listener that an earlier test left behind
+    finds another test's server at its old port."""
+    probe = socket.socket()
+    probe.bind(("127.0.0.1", 0))
+    port = int(probe.getsockname()[1])
+    if sys.platform == "linux":  # whoever sets SO_REUSEADDR, as servers do, may listen at a port that is bound so
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        KEPT.append(probe)
+    else:
+        probe.close()
+    return port
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 10.0, pause: float = 0.01) -> Any:
@@ -54,6 +65,12 @@ def wait_for(what: Callable[[], Any], seconds: float = 10.0, pause: float = 0.01
             return answer
         time.sleep(pause)
     raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def early_in_the_hour() -> None:
+    """So that what is counted next is counted in one hour."""
+    if (left := 3600 - time.time() % 3600) < 15:
+        time.sleep(left + 0.1)
 
 
 class RedisServer:
@@ -81,13 +98,13 @@ class RedisServer:
         self.process = subprocess.Popen(
             [program, *settings, "--save", "", *self.arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_for(lambda: self.ask(b"PING").startswith(b"+PONG"))
+        wait_for(lambda: self.ask(b"PING").startswith(b"+PONG"), 30)
         return self
 
     def ask(self, command: bytes) -> bytes:
         """One inline command, raw; empty where nobody answers."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 2) as connection:
+            with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
                 connection.sendall(command + b"\r\n")
                 return connection.recv(65536)
         except OSError:
@@ -298,7 +315,7 @@ def start_server(environ: Mapping[str, str], directory: Path, workers: int = 1, 
         except OSError:
             return False
 
-    wait_for(answers, 30, 0.05)
+    wait_for(answers, 60, 0.05)
     return server
 
 

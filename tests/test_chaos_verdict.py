@@ -409,8 +409,8 @@ def test_the_network_breaks_as_it_is_told(redis_server: RedisServer) -> None:
         connection.sendall(b"ECHO abcdefgh\r\n")
         return connection.recv(100)
 
-    def new() -> socket.socket:
-        return socket.create_connection(("127.0.0.1", proxy.port), 0.3)
+    def new(seconds: float = 20) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", proxy.port), seconds)
 
     try:
         with new() as first:
@@ -423,7 +423,7 @@ def test_the_network_breaks_as_it_is_told(redis_server: RedisServer) -> None:
         with pytest.raises(ConnectionError), new() as second:
             assert ask(second) == b"" == ask(second)
         proxy.set("drop")
-        with new() as third, pytest.raises(TimeoutError):
+        with new(0.3) as third, pytest.raises(TimeoutError):
             ask(third)
         proxy.set("halve")
         replies = set()

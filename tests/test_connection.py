@@ -60,14 +60,14 @@ def test_a_command_is_never_repeated_by_the_driver(
 def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """decision 19: a store that hangs is one that is away."""
     server = RedisServer(tmp_path).start()
-    monkeypatch.setattr("eventpoll.connection.TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("eventpoll.connection.TIMEOUT_SECONDS", 1.5)
     store = Store.open(server.url, tmp_path, Rules())
     store.ping()
-    assert server.ask(b"CLIENT PAUSE 3000 ALL").startswith(b"+OK")
+    assert server.ask(b"CLIENT PAUSE 60000 ALL").startswith(b"+OK")
     started = time.monotonic()
     with pytest.raises(Unavailable):
         store.ping()
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 30
     store.redis.close()
     server.kill()
 

@@ -23,7 +23,7 @@ from eventpoll.auth import hash_of
 from eventpoll.failures import Unavailable
 from eventpoll.records import Rules, Status, hours
 from eventpoll.store import Store
-from tests.conftest import BANK, RedisServer, Server, basic, set_of
+from tests.conftest import BANK, RedisServer, Server, basic, early_in_the_hour, set_of
 
 MARKUP = "<script>alert(1)</script>\"><img src=x onerror=alert(1)>'&amp;"
 FORM = "application/x-www-form-urlencoded"
@@ -344,6 +344,7 @@ def test_settings_and_counters_are_shown_and_the_secret_is_not(operator: Operato
 
 def test_the_bars_say_in_words_and_numbers_what_they_show(operator: Operator) -> None:
     """Good without sight or colour: a label, sums, and a table of the hours."""
+    early_in_the_hour()
     operator.stream("tpp-1", "a", "b", "c")
     operator.store.poll("tpp-1", max_events=2, profile="r")
     operator.store.poll("tpp-1", max_events=0, ack=["a"], profile="r")

@@ -33,6 +33,7 @@ def holding(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pyte
         "EVENTPOLL_ISSUER": "https://bank.example",
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": str(HOLD),
+        "EVENTPOLL_MAX_HELD_POLLS": "1000",
     }
     server = start_server(environ, tmp_path_factory.mktemp("holding"), workers=2)
     yield server
@@ -137,7 +138,7 @@ def test_a_push_wakes_the_polls_of_every_worker(holding: Server, raw: redis.Redi
     holding.tpp("everywhere")
     polls = [Held(holding, "everywhere")]
     while listeners(raw, "everywhere") < 2:
-        assert len(polls) < 15
+        assert len(polls) < 100
         polls.append(Held(holding, "everywhere"))
         time.sleep(0.1)
     holding.push("everywhere", "woken")
@@ -158,10 +159,11 @@ def test_a_lease_running_out_wakes(holding: Server) -> None:
     """decision 12: nobody needs to say so."""
     holding.tpp("leased", redeliver_after=1.5)
     holding.push("leased", "a")
+    began = time.monotonic()
     assert list(holding.poll("leased").json["sets"]) == ["a"]
     poll = Held(holding, "leased")
     assert list(poll.answer().json["sets"]) == ["a"]
-    assert poll.seconds >= 0.5
+    assert poll.started + poll.seconds - began >= 1.4
 
 
 def test_a_change_of_settings_wakes(holding: Server, raw: redis.Redis) -> None:
@@ -290,9 +292,12 @@ def test_too_many_held_polls_are_refused_and_their_acks_hold(
     server.push("one", "a")
     server.push("three", "b")
     assert list(server.poll("one").json["sets"]) == ["a"]
-    polls = [hold(server, client, "one", {"ack": ["a"]}), Held(server, "one")]
+    first, *others = hold(server, client, "one", {"ack": ["a"]}), Held(server, "one"), Held(server, "one")
     server.push("three", "c")
-    wait_for(lambda: server.poll("one").status == 429)
+    wait_for(lambda: [poll for poll in others if poll.reply])
+    (refused,) = [poll for poll in others if poll.reply]  # whichever came last
+    assert refused.answer().status == 429
+    polls = [first, *(poll for poll in others if poll is not refused)]
     for tpp, jti, status, err in (
         ("one", None, 429, "too_many_requests"),
         ("three", ["b", "c"], 503, "temporarily_unavailable"),
@@ -361,10 +366,10 @@ def test_told_to_end_the_server_answers_what_it_holds_and_exits_0(
     for connection in idle[2:]:  # not a word yet
         connection.connect()
     polls = [hold(server, client, "one"), *(Held(server, "one") for _ in range(5))]
-    time.sleep(0.3)
+    wait_for(lambda: b"\neventpoll_held_polls 6.0\n" in server.bank("GET", "/metrics").body)
     started = time.monotonic()
     assert server.stop(how) == 0
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20
     for poll in polls:
         reply = poll.answer()
         assert (reply.status, reply.json) == (200, {"sets": {}, "moreAvailable": False})

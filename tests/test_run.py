@@ -17,7 +17,7 @@ import pytest
 from eventpoll.embedded import Embedded
 from tests.conftest import ROOT, free_port, wait_for
 
-NOT_TRACKED = shutil.ignore_patterns(".git", ".venv", ".data", "__pycache__", ".*_cache", ".coverage*")
+NOT_TRACKED = shutil.ignore_patterns(".git", ".venv", ".data", ".hypothesis", "__pycache__", ".*_cache", ".coverage*")
 
 
 class Run:

@@ -15,7 +15,7 @@ from eventpoll import keys
 from eventpoll.failures import BadSet, Denied, Full, NoSet, NoStream, NotParked, Outstanding, Unavailable
 from eventpoll.records import Answer, Pushed, Rules
 from eventpoll.store import Store
-from tests.conftest import RedisServer, set_of, wait_for
+from tests.conftest import RedisServer, early_in_the_hour, set_of, wait_for
 
 TPP = "tpp-1"
 ERR = {"err": "invalid_request", "description": "cannot be read"}
@@ -603,12 +603,6 @@ def test_status_counts_and_ages(store: Store) -> None:
 
 def stream_fields(store: Store) -> dict[str, str]:
     return store.status(TPP).fields
-
-
-def early_in_the_hour() -> None:
-    """So that what is asked next is asked within one hour."""
-    if (left := 3600 - time.time() % 3600) < 15:
-        time.sleep(left + 0.1)
 
 
 def in_an_earlier_hour(store: Store, notes: str) -> int:

@@ -63,7 +63,7 @@ class TlsRedisServer(RedisServer):
         context.load_cert_chain(self.tls.certificate, self.tls.key)
         try:
             with (
-                socket.create_connection(("127.0.0.1", self.port), 2) as plain,
+                socket.create_connection(("127.0.0.1", self.port), 10) as plain,
                 context.wrap_socket(plain, server_hostname=self.name) as connection,
             ):
                 connection.sendall(command + b"\r\n")
@@ -88,14 +88,15 @@ def client_of(port: int, tls: Tls | None = None) -> Any:
 def cluster(
     directory: Path, primaries: int = 3, replicas: int = 0, tls: Tls | None = None
 ) -> Iterator[list[RedisServer]]:
-    """A Redis Cluster; the primaries come first, then a replica of each in turn."""
+    """A Redis Cluster; the primaries come first, then a replica of each in turn. Who is silent for three seconds is
+    given up: a server that the machine or its disk holds up for one is not."""
     nodes = []
     for number in range(primaries + replicas):
         port = str(free_port())
         nodes.append(
             redis_server(
                 directory / str(number),
-                *("--cluster-enabled", "yes", "--cluster-port", port, "--cluster-node-timeout", "1000"),
+                *("--cluster-enabled", "yes", "--cluster-port", port, "--cluster-node-timeout", "3000"),
                 *("--cluster-allow-replica-migration", "no"),
                 *(("--tls-cluster", "yes") if tls else ()),
                 tls=tls,
@@ -126,9 +127,13 @@ def cluster(
 
 @contextmanager
 def sentinels(
-    directory: Path, number: int = 3, tls: Tls | None = None
+    directory: Path, number: int = 3, tls: Tls | None = None, patience: float = 1.0
 ) -> Iterator[tuple[list[RedisServer], list[int]]]:
-    """A primary and its replica, and the ports of the Sentinels that watch them under the name `eventpoll`."""
+    """A primary and its replica, and the ports of the Sentinels that watch them under the name `eventpoll`.
+
+    `patience`: seconds after which one that is silent is given up. Many, where none is to be: a busy machine or disk
+    may hold a server up for one.
+    """
     primary = redis_server(directory / "primary", "--repl-diskless-sync-delay", "0", tls=tls).start()
     replica = redis_server(directory / "replica", "--replicaof", "127.0.0.1", str(primary.port), tls=tls).start()
     program = shutil.which("redis-server") or binary()
@@ -139,7 +144,7 @@ def sentinels(
         settings.write_text(
             "".join(f"{name} {text}\n" for name, text in listen)
             + f"sentinel monitor eventpoll 127.0.0.1 {primary.port} {number // 2 + 1}\n"
-            "sentinel down-after-milliseconds eventpoll 1000\n"
+            f"sentinel down-after-milliseconds eventpoll {round(patience * 1000)}\n"
             "sentinel failover-timeout eventpoll 3000\n"
         )
         processes.append(subprocess.Popen([program, str(settings), "--sentinel"], stdout=subprocess.DEVNULL))
