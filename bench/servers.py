@@ -31,12 +31,23 @@ def raise_limits() -> int:
     return soft
 
 
+KEPT: list[socket.socket] = []
+"""What keeps the ports that free_port gave: bound, and never listening."""
+
+
 def free_port() -> int:
-    """A port that nobody listens on. A connection that is over keeps it for a minute: the kernel gives it to nobody
-    else who asks for any port, and to servers, which ask for this very one with SO_REUSEADDR."""
-    with socket.create_server(("127.0.0.1", 0)) as probe, socket.create_connection(probe.getsockname()):
-        probe.accept()[0].close()  # first, so that it is our end that is kept
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on. On Linux it stays ours until this process ends: nobody is given it before the
+    server that it is for listens there, or while that one is killed; and no client that an earlier server left behind
+    finds another one at its old port."""
+    probe = socket.socket()
+    probe.bind(("127.0.0.1", 0))
+    port = int(probe.getsockname()[1])
+    if sys.platform == "linux":  # whoever sets SO_REUSEADDR, as servers do, may listen at a port that is bound so
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        KEPT.append(probe)
+    else:
+        probe.close()
+    return port
 
 
 def wait_for(what: Callable[[], object], seconds: float = 60.0, pause: float = 0.01) -> None:

@@ -22,6 +22,7 @@ from flask.testing import FlaskClient
 from joserfc.jwk import RSAKey
 
 from app import create_app
+from bench.servers import free_port
 from config import Config
 from eventpoll.embedded import binary
 from eventpoll.records import Rules
@@ -36,25 +37,6 @@ ISSUER = "https://bank.example"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Where shared_server keeps its SETs, if not in a server of the suite's own: a Cluster, say."""
     parser.addoption("--store", metavar="REDIS_URL", help="the store of the server that most tests share")
-
-
-KEPT: list[socket.socket] = []
-"""What keeps the ports that free_port gave: bound, and never listening."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on. On Linux it stays ours until this process ends: nobody is given it before the
-    server that it is for listens there, or while that one is killed; and no listener that an earlier test left behind
-    finds another test's server at its old port."""
-    probe = socket.socket()
-    probe.bind(("127.0.0.1", 0))
-    port = int(probe.getsockname()[1])
-    if sys.platform == "linux":  # whoever sets SO_REUSEADDR, as servers do, may listen at a port that is bound so
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        KEPT.append(probe)
-    else:
-        probe.close()
-    return port
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 10.0, pause: float = 0.01) -> Any:

@@ -13,10 +13,11 @@ from urllib.parse import quote
 
 import pytest
 
+from bench.servers import free_port
 from eventpoll import certificate
 from tests import issuer
 from tests.certificates import Certificate
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, free_port, start_server, wait_for
+from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, start_server, wait_for
 from tests.issuer import bearer, token
 
 JSON = {"Content-Type": "application/json"}

@@ -18,12 +18,13 @@ from click.testing import Result
 from flask import Flask
 
 from app import create_app
+from bench.servers import free_port
 from config import Config
 from eventpoll.failures import Unavailable
 from eventpoll.records import Rules
 from eventpoll.secevent import Minter
 from eventpoll.store import Store
-from tests.conftest import ROOT, RedisServer, Server, free_port, set_of, wait_for
+from tests.conftest import ROOT, RedisServer, Server, set_of, wait_for
 
 EVENT = '{"events": {"urn:test:event": {"n": 1}}}'
 COMMANDS = ("add-tpp", "push", "streams", "peek", "errors", "requeue", "purge", "worker", "keygen", "check")

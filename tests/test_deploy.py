@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.servers import free_port
 from config import Config
-from tests.conftest import ROOT, RedisServer, free_port, wait_for
+from tests.conftest import ROOT, RedisServer, wait_for
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 FILES = sorted([ROOT / "Dockerfile", *(ROOT / "deploy").iterdir()])

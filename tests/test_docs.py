@@ -13,9 +13,10 @@ import click
 import pytest
 from flask import Flask
 
+from bench.servers import free_port
 from eventpoll.records import LANE
 from eventpoll.store import Store
-from tests.conftest import ISSUER, ROOT, RedisServer, free_port, set_of, wait_for
+from tests.conftest import ISSUER, ROOT, RedisServer, set_of, wait_for
 from tests.test_requestlog import MEMBERS
 
 LUA = sorted((ROOT / "eventpoll" / "lua").glob("*.lua"))

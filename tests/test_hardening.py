@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.servers import free_port
 from tests.certificates import Certificate
-from tests.conftest import BANK, ROOT, RedisServer, Server, basic, free_port, wait_for
+from tests.conftest import BANK, ROOT, RedisServer, Server, basic, wait_for
 from tests.test_certificates import AUTHORITY
 
 JSON = {"Content-Type": "application/json"}

@@ -17,10 +17,11 @@ import redis
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.servers import free_port
 from eventpoll import keys, metrics
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from tests.conftest import BANK, ROOT, RedisServer, Server, free_port, start_server, wait_for
+from tests.conftest import BANK, ROOT, RedisServer, Server, start_server, wait_for
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 PAUSED = {"returnImmediately": True}

@@ -13,9 +13,10 @@ from threading import Thread
 
 import pytest
 
+from bench.servers import free_port
 from tests import issuer
 from tests.certificates import Certificate
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, basic, free_port, start_server, wait_for
+from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, basic, start_server, wait_for
 from tests.issuer import bearer, token
 
 JSON = {"Content-Type": "application/json"}

@@ -14,13 +14,14 @@ from jsonschema.exceptions import ValidationError
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from app import create_app
+from bench.servers import free_port
 from config import Config
 from eventpoll.calls import FORM, JSON, LINES, SIGNED, Call, form
 from eventpoll.errors import CODES
 from eventpoll.openapi import all_calls, document
 from eventpoll.profiles import BODY_BYTES, Wso2
 from tests import contract
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, free_port, start_server, wait_for
+from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, start_server, wait_for
 
 CALLS = {call.name: call for call in all_calls()}
 PAGES = ("/docs", "/console")  # for people: no calls

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.conftest import ROOT, RedisServer, Server, free_port, wait_for
+from bench.servers import free_port
+from tests.conftest import ROOT, RedisServer, Server, wait_for
 
 LINES = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text(encoding="utf-8").splitlines())
 GRACE_SECONDS = 30

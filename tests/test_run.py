@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from bench.servers import free_port
 from eventpoll.embedded import Embedded
-from tests.conftest import ROOT, free_port, wait_for
+from tests.conftest import ROOT, wait_for
 
 NOT_TRACKED = shutil.ignore_patterns(".git", ".venv", ".data", ".hypothesis", "__pycache__", ".*_cache", ".coverage*")
 

@@ -16,12 +16,13 @@ import pytest
 import redis
 from redis.crc import key_slot
 
+from bench.servers import free_port
 from eventpoll import keys
 from eventpoll.failures import Unavailable
 from eventpoll.records import Rules
 from eventpoll.store import Store
 from eventpoll.waiting import Hold, Waiting
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, free_port, set_of, start_server, wait_for
+from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, set_of, start_server, wait_for
 from tests.test_inbox import Workers, delivered
 from tests.test_long_poll import Held
 from tests.topologies import cluster, sentinels

@@ -13,8 +13,9 @@ from typing import Any
 
 import redis
 
+from bench.servers import free_port
 from eventpoll.embedded import binary
-from tests.conftest import RedisServer, free_port, wait_for
+from tests.conftest import RedisServer, wait_for
 
 SLOTS = 16_384
 
