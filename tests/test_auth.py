@@ -20,7 +20,10 @@ from app import create_app
 from config import Config
 from eventpoll.auth import Bank, hash_of, new_secret
 from eventpoll.secevent import Signed
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, wait_for
+from harness.redis_servers import RedisServer
+from harness.service import BANK, Reply, Server, basic
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 FORM = "application/x-www-form-urlencoded"
 DOCS = ("", "/docs.css", "/docs.js", "/swagger-ui.css", "/swagger-ui-bundle.js")

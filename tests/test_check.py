@@ -11,12 +11,12 @@ import redis
 from click.testing import Result
 
 from app import create_app
-from bench.servers import free_port
 from config import Config
 from eventpoll import check
 from eventpoll.records import Facts, Rules
 from eventpoll.store import Store
-from tests.conftest import RedisServer
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
 
 LONG = "a password that is long enough"
 Check = Callable[..., Result]

@@ -18,13 +18,17 @@ from click.testing import Result
 from flask import Flask
 
 from app import create_app
-from bench.servers import free_port
 from config import Config
 from eventpoll.failures import Unavailable
 from eventpoll.records import Rules
 from eventpoll.secevent import Minter
 from eventpoll.store import Store
-from tests.conftest import ROOT, RedisServer, Server, set_of, wait_for
+from harness import ROOT, programs
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
+from harness.service import Server
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 EVENT = '{"events": {"urn:test:event": {"n": 1}}}'
 COMMANDS = ("add-tpp", "push", "streams", "peek", "errors", "requeue", "purge", "worker", "keygen", "check")
@@ -78,8 +82,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
-    plain = {name: os.environ[name] for name in ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
-    return {**plain, "FLASK_APP": str(ROOT / "wsgi.py"), **settings}
+    return {**programs.environment(), "FLASK_APP": str(ROOT / "wsgi.py"), **settings}
 
 
 def the_json(result: Result | subprocess.CompletedProcess[str]) -> Any:

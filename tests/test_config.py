@@ -11,9 +11,9 @@ import pytest
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 from limits import RateLimitItemPerMinute
 
-from bench.servers import free_port
 from config import Config, ConfigError
-from tests.conftest import ROOT
+from harness import ROOT
+from harness.ports import free_port
 
 RSA_KEY = RSAKey.generate_key(2048, {"kid": "rsa"})
 PRIVATE = json.dumps({"keys": [RSA_KEY.as_dict(private=True)]})

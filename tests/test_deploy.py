@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.servers import free_port
 from config import Config
-from tests.conftest import ROOT, RedisServer, wait_for
+from harness import ROOT
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
+from harness.waiting import wait_for
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 FILES = sorted([ROOT / "Dockerfile", *(ROOT / "deploy").iterdir()])

@@ -11,16 +11,19 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from bench.servers import free_port
-from tests.certificates import Certificate
-from tests.conftest import BANK, ROOT, RedisServer, Server, basic, wait_for
+from harness import ROOT
+from harness.certificates import Certificate
+from harness.ports import free_port
+from harness.programs import gunicorn
+from harness.redis_servers import RedisServer
+from harness.service import BANK, Server, basic
+from harness.waiting import wait_for
 from tests.test_certificates import AUTHORITY
 
 JSON = {"Content-Type": "application/json"}
@@ -98,11 +101,10 @@ class Impatient:
         (directory / "impatient.conf.py").write_text(text, encoding="utf-8")
         self.port = free_port()
         self.log = directory / "gunicorn.log"
-        command = [sys.executable, "-m", "gunicorn", "--config", str(directory / "impatient.conf.py")]
         settings = {"PATH": os.environ["PATH"], "PORT": str(self.port), "WEB_CONCURRENCY": "1", **environ}
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*command, "--pythonpath", str(ROOT), *options, "wsgi:app"],
+                gunicorn(*options, "wsgi:app", config=directory / "impatient.conf.py"),
                 cwd=directory,
                 env=settings,
                 stdout=output,

@@ -16,9 +16,11 @@ from flask.testing import FlaskClient
 from config import Config, ConfigError
 from eventpoll import rates
 from eventpoll.rates import FREE, Slowing
-from tests import issuer
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, start_server, wait_for
-from tests.issuer import bearer, token
+from harness import issuer
+from harness.issuer import bearer, token
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, basic, start_server
+from harness.waiting import wait_for
 
 JSON = {"Content-Type": "application/json"}
 NOW = {"returnImmediately": True}
@@ -32,9 +34,7 @@ def server(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pytes
     """Two workers, and five polls an hour for each TPP."""
     environ = {
         "REDIS_URL": redis_server.url.removesuffix("0") + "9",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": "1",
         "EVENTPOLL_POLL_RATE": f"{RATE}/hour",

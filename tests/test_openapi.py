@@ -14,14 +14,16 @@ from jsonschema.exceptions import ValidationError
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from app import create_app
-from bench.servers import free_port
 from config import Config
 from eventpoll.calls import FORM, JSON, LINES, SIGNED, Call, form
 from eventpoll.errors import CODES
 from eventpoll.openapi import all_calls, document
 from eventpoll.profiles import BODY_BYTES, Wso2
-from tests import contract
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, start_server, wait_for
+from harness import ROOT, contract
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, start_server
+from harness.waiting import wait_for
 
 CALLS = {call.name: call for call in all_calls()}
 PAGES = ("/docs", "/console")  # for people: no calls
@@ -33,9 +35,7 @@ def settings(redis: RedisServer, database: int, **more: str) -> dict[str, str]:
     """A bank's, on a database of the store that is its own."""
     return {
         "REDIS_URL": f"{redis.url.removesuffix('0')}{database}",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",
         "EVENTPOLL_LONG_POLL_SECONDS": "1",
         **more,

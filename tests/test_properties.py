@@ -29,7 +29,8 @@ from eventpoll.records import Answer, Rules
 from eventpoll.secevent import BadSecevent, Event, Signed
 from eventpoll.store import Store
 from eventpoll.transmitter import Poll
-from tests.conftest import RedisServer, set_of
+from harness.redis_servers import RedisServer
+from harness.sets import set_of
 
 SETTINGS = settings(derandomize=True, max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 
