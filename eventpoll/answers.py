@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import get_host
 
 from eventpoll import pages, profiles
+from eventpoll.auth import loggable
 from eventpoll.errors import BY_STATUS, Refused
 from eventpoll.failures import Unavailable
 from eventpoll.refusals import refusal
@@ -123,5 +124,6 @@ def refuse_unavailable(error: Unavailable) -> Response:
 
 def refuse_unexpected(error: Exception) -> Response:
     """Our own mistake: told to the log, not to the caller."""
-    log.exception("Unexpected: %s %r", request.method, request.path, exc_info=error)
+    path = loggable(request.environ, request.path)
+    log.exception("Unexpected: %s %r", request.method, path, exc_info=error)
     return refuse(Refused("internal", DESCRIPTIONS[500]))

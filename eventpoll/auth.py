@@ -7,6 +7,7 @@ import hmac
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from authlib.oauth2 import OAuth2Error
 from authlib.oauth2.rfc6750 import InsufficientScopeError
@@ -20,6 +21,17 @@ from eventpoll.schemas import TPP
 from eventpoll.tokens import BANK_SCOPE, Protector, Token
 
 BASIC = 'Basic realm="eventpoll", charset="UTF-8"'
+PROVEN = "eventpoll.proven"
+"""In an environ: it is proven who asks."""
+
+
+def loggable(environ: dict[str, Any], text: str) -> str:
+    """Return what may be logged of a name or a path that a caller sent.
+
+    Until it is proven who asks, that is what stands before the first colon: behind it may stand a secret, where a
+    colon is misplaced or somebody took a URL with credentials for a path.
+    """
+    return text if PROVEN in environ else text.partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -74,17 +86,19 @@ class Door:
                 "a bearer token" if self.tokens is not None else "HTTP Basic with the name of the TPP and its secret"
             )
             raise Refused("unauthenticated", f"credentials are wanted: {wanted}", headers=self._challenge())
-        username, colon, password = credentials.partition(":")
+        username, _, password = credentials.partition(":")
         if self.bank.is_it(username, password):
+            request.environ[PROVEN] = True
             return Caller(username, bank=True)
-        name, colon, secret = credentials.rpartition(":")  # no secret of ours holds a colon, but a name may
-        if not colon or not TPP.fullmatch(name):
+        name, _, secret = credentials.rpartition(":")  # no secret of ours holds a colon, but a name may
+        if not TPP.fullmatch(name):
             raise self.denied(request, username)
         return Caller(name, hash_of(secret), polls=True)
 
     def denied(self, request: Request, name: str) -> Refused:
         """The refusal of wrong credentials (RFC 9110 section 15.5.2), which comes slowly when they come often."""
-        self.slowing.failed(request.remote_addr or "", name)
+        # Counted under what stands before the first colon: behind it each guess of a password may be another name.
+        self.slowing.failed(request.remote_addr or "", name.partition(":")[0])
         return Refused("unauthenticated", "the credentials are not right", headers=self._challenge())
 
     def _bearer(self, request: Request, tokens: Protector) -> Caller:
@@ -102,6 +116,7 @@ class Door:
         except OAuth2Error:
             challenge = self._challenge('error="invalid_token"')
             raise Refused("unauthenticated", "the token is not valid here, or no longer", headers=challenge) from None
+        request.environ[PROVEN] = True
         granted, bank = token.scopes.intersection(self.poll_scopes), BANK_SCOPE in token.scopes
         families = EVERY_FAMILY if bank else _families(granted)
         return Caller(token.client, bank=bank, polls=bool(granted), families=families)

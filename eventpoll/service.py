@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from flask import Request
 
 from eventpoll import certificate
-from eventpoll.auth import Bank, Caller, Door
+from eventpoll.auth import PROVEN, Bank, Caller, Door
 from eventpoll.failures import Denied, NoStream
 from eventpoll.jwks import IssuerKeys
 from eventpoll.profiles import Profile, all_profiles
@@ -38,6 +38,7 @@ class Service:
                 self.transmitter.prove(caller.name, caller.proof)
             except (NoStream, Denied):
                 raise self.door.denied(request, caller.name) from None
+            request.environ[PROVEN] = True
 
     @classmethod
     def build(cls, config: "Config") -> "Service":
