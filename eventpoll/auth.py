@@ -78,7 +78,7 @@ class Door:
         """Who the request says is asking. Raises Refused: 401, 403 for a token without a scope of ours."""
         header = request.headers.get("Authorization", "")
         scheme, _, rest = header.partition(" ")
-        if scheme.lower() == "bearer" and self.tokens is not None:
+        if scheme.lower() == "bearer" and rest.strip() and self.tokens is not None:
             return self._bearer(request, self.tokens)
         credentials = _basic(rest) if scheme.lower() == "basic" else None
         if credentials is None:

@@ -580,6 +580,17 @@ def test_no_credentials_are_asked_for_in_both_schemes_and_without_an_error(serve
     assert "error=" not in challenge
 
 
+@pytest.mark.parametrize("sent", ["Bearer", "Bearer ", "bearer", "Bearer   ", "Bearer\t", "", "Basic", "DPoP x", "x"])
+def test_a_scheme_without_a_token_gets_no_error_code(server: Server, sent: str) -> None:
+    """RFC 6750 section 3.1: no error code where the request has no authentication information, or of a kind that is not
+    known here. What was not sent cannot be invalid."""
+    for method, path in (("POST", "/events"), ("POST", "/open-banking/v4.0/events"), ("GET", "/streams")):
+        reply = server.request(method, path, POLL_NOW, {**JSON, "Authorization": sent})
+        assert reply.status == 401
+        assert reply.headers["www-authenticate"].startswith('Bearer realm="eventpoll", Basic')
+        assert "error=" not in reply.headers["www-authenticate"]
+
+
 @pytest.mark.parametrize("what", ["none", "HS256 with the public key", "a SET replayed as a token", "two kids"])
 def test_a_forged_token_is_401_and_nothing_of_its_request_takes_effect(server: Server, what: str) -> None:
     """RFC 8725 section 2.1, over the wire."""
