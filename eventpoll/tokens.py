@@ -25,7 +25,8 @@ BANK_SCOPE = "eventpoll:bank"
 LEEWAY_SECONDS = 30
 CACHED = 10_000
 LONGEST = 8_192
-TYPES = ("at+jwt", "application/at+jwt", "jwt")
+ACCESS_TOKEN = ("at+jwt", "application/at+jwt")
+TYPES = (*ACCESS_TOKEN, "jwt")
 FAR = 2**53
 """A time, in seconds, after which nothing is asked: what expires later expires then."""
 
@@ -93,7 +94,8 @@ class Validator(BearerTokenValidator):
 
     def _read(self, text: str) -> Token | None:
         header = _header(text)
-        if header is None or str(header.get("typ", "")).lower() not in TYPES:
+        typ = str(header.get("typ", "")).lower() if header is not None else ""
+        if header is None or typ not in TYPES:
             return None
         kid = header.get("kid")
         if kid is not None and not isinstance(kid, str):
@@ -104,7 +106,7 @@ class Validator(BearerTokenValidator):
                 self._claims.validate(claims)
             except (JoseError, ValueError, TypeError, AttributeError):
                 continue
-            return _token(claims)
+            return _token(claims, typ)
         return None
 
 
@@ -117,21 +119,27 @@ def _header(text: str) -> dict[str, Any] | None:
     return header if isinstance(header, dict) else None
 
 
-def _token(claims: dict[str, Any]) -> Token | None:
-    """client_id names the TPP (RFC 9068); azp and sub are what issuers of before put there."""
-    client = claims.get("client_id") or claims.get("azp") or claims.get("sub")
+def _token(claims: dict[str, Any], typ: str) -> Token | None:
+    """Return the token that these claims make, of that `typ`; None where they make none."""
+    # RFC 9068 section 2.2 requires client_id; issuers from before it write azp, or the client alone as sub.
+    names = ("client_id",) if typ in ACCESS_TOKEN else ("client_id", "azp", "sub")
+    client = next((claims[name] for name in names if claims.get(name) is not None), None)
     if not isinstance(client, str) or not TPP.fullmatch(client):
         return None
     scope = claims.get("scope", "")
     scopes = scope.split() if isinstance(scope, str) else scope
     if not isinstance(scopes, list) or not all(isinstance(each, str) for each in scopes):
         return None
-    bound = claims.get("cnf", {})
-    if not isinstance(bound, dict):
-        return None
-    thumbprint = bound.get("x5t#S256")
-    if bound and not isinstance(thumbprint, str):  # bound to something that we cannot check
-        return None
+    bound = claims.get("cnf")
+    thumbprint = None
+    if bound is not None:
+        # Each member is a key that the presenter must prove (RFC 7800 section 3.1). The certificate's is the one that we
+        # can check: a token with any other, or with none, is as good as bound to a key that nobody here saw.
+        if not isinstance(bound, dict) or {name for name in bound if bound[name] is not None} != {"x5t#S256"}:
+            return None
+        thumbprint = bound["x5t#S256"]
+        if not isinstance(thumbprint, str):
+            return None
     return Token(client, frozenset(scopes), float(min(claims["exp"], FAR)), thumbprint)
 
 

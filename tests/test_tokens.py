@@ -84,6 +84,8 @@ def tampered(text: str, place: int) -> str:
 
 
 NOW = int(time.time())
+BEFORE = {"typ": "JWT"}
+"""The header of an access token from before RFC 9068."""
 
 BAD: dict[str, Callable[[], str]] = {
     # algorithms (RFC 8725 sections 2.1 and 3.1)
@@ -126,6 +128,13 @@ BAD: dict[str, Callable[[], str]] = {
     "a binding of no form": lambda: token(cnf="x"),
     "a binding that is no certificate": lambda: token(cnf={"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}),
     "a thumbprint of no form": lambda: token(cnf={"x5t#S256": 7}),
+    "an empty binding": lambda: token(cnf={}),
+    "a binding that is a list": lambda: token(cnf=[]),
+    "a binding that is false": lambda: token(cnf=False),
+    "a client named by azp alone": lambda: token(client_id=None, azp="tpp"),
+    "a client named by sub alone": lambda: token(client_id=None),
+    "an empty client_id": lambda: token(client_id="", azp="tpp"),
+    "an empty client_id, before RFC 9068": lambda: sign({**claims(), "client_id": "", "azp": "tpp"}, header=BEFORE),
     # types (RFC 9068 section 2.1, RFC 8725 section 3.11)
     "no type": lambda: sign(claims(), header={"typ": None}),
     "a SET replayed as a token": lambda: sign(claims(events={"urn:test:event": {}}), header={"typ": "secevent+jwt"}),
@@ -233,10 +242,25 @@ def test_the_audience_may_be_one_of_several(aud: Any) -> None:
     ],
 )
 def test_client_id_names_the_tpp_then_azp_then_sub(said: dict[str, Any], client: str) -> None:
-    """decisions.md, smaller ones; RFC 9068 section 2.2."""
-    found = read(token(**said))
+    """decisions.md, smaller ones: of issuers from before RFC 9068."""
+    found = read(sign(claims(**said), header=BEFORE))
     assert found is not None
     assert found.client == client
+
+
+@pytest.mark.parametrize("typ", ["at+jwt", "AT+JWT", "application/at+jwt"])
+def test_an_access_token_of_rfc_9068_names_its_client_by_client_id_alone(typ: str) -> None:
+    """RFC 9068 section 2.2: client_id is REQUIRED. sub may be a person there, whose name may be a TPP's."""
+    header = {"typ": typ}
+    found = read(sign(claims("tpp", azp="other", sub="another"), header=header))
+    assert found is not None
+    assert found.client == "tpp"
+    for said in (
+        {"client_id": None},
+        {"client_id": None, "azp": "tpp"},
+        {"client_id": None, "azp": "tpp", "sub": None},
+    ):
+        assert read(sign(claims(**said), header=header)) is None
 
 
 def test_scopes_may_be_a_list() -> None:
