@@ -80,9 +80,11 @@ def refuse_cross_site(environ: dict[str, Any]) -> None:
 
 def refuse(refused: Refused) -> Response:
     """The answer to a refused request, in the shape of its profile; in the console, to a browser, a page."""
+    service: Service = current_app.extensions["eventpoll"]
+    if refused.row.status == 403:
+        service.door.challenge_token(request, refused)
     if pages.wanted():
         return pages.refused(refused, interaction_id(request.environ))
-    service: Service = current_app.extensions["eventpoll"]
     profile = profiles.of_path(service.profiles, request.path)
     text = profile.refuse(refused, interaction_id(request.environ))
     response = Response(text, refused.row.status, refused.headers)

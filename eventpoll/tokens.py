@@ -133,8 +133,8 @@ def _token(claims: dict[str, Any], typ: str) -> Token | None:
     bound = claims.get("cnf")
     thumbprint = None
     if bound is not None:
-        # Each member is a key that the presenter must prove (RFC 7800 section 3.1). The certificate's is the one that we
-        # can check: a token with any other, or with none, is as good as bound to a key that nobody here saw.
+        # Each member is a key that the presenter must prove (RFC 7800 section 3.1), and only the certificate's is
+        # checked here. A token with another member, or with none, is bound to a key that nobody saw.
         if not isinstance(bound, dict) or {name for name in bound if bound[name] is not None} != {"x5t#S256"}:
             return None
         thumbprint = bound["x5t#S256"]

@@ -170,8 +170,8 @@ UNPROVEN: dict[str, Any] = {
 def test_a_token_bound_to_what_cannot_be_checked_is_refused_whatever_certificate_is_shown(
     proxied: Server, way: str
 ) -> None:
-    """Issue 11, 10; RFC 7800 section 3.1, RFC 9449 section 7: each member of cnf is a key to prove. A token that is bound
-    to a DPoP key beside the certificate is no bearer token; one whose cnf is empty is not known to be one."""
+    """Issue 11, 10; RFC 7800 section 3.1, RFC 9449 section 7: each member of cnf is a key to prove. A token that is
+    bound to a DPoP key beside the certificate is no bearer token; one whose cnf is empty is not known to be one."""
     both = {**TPP.bound["cnf"], **UNPROVEN[way]}
     for shown in (None, TPP.rfc9440(), OTHER.rfc9440()):
         reply = ask(proxied, token(cnf=UNPROVEN[way]), shown)

@@ -582,6 +582,66 @@ def test_a_token_without_a_scope_of_ours_is_403_and_told_which(server: Server, p
     assert challenge.startswith("Bearer ")
 
 
+BANKS_CALLS = [
+    ("GET", "/streams"),
+    ("PUT", "/streams/tpp"),
+    ("POST", "/streams/tpp/sets:batch"),
+    ("DELETE", "/streams/tpp/sets/x"),
+    ("POST", "/api/fs/event-notifications/create-events"),
+    ("GET", "/metrics"),
+    ("GET", "/console"),
+    ("POST", "/console/streams/tpp/requeue"),
+]
+WSO2 = "/api/openbanking/event-notifications/events"
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+POLL_SCOPES = "accounts payments fundsconfirmations eventpolling"
+
+
+@pytest.mark.parametrize("scope", ["", "openid", "accounts", POLL_SCOPES])
+@pytest.mark.parametrize(("method", "path"), BANKS_CALLS)
+def test_a_token_that_may_not_make_a_call_of_the_banks_is_told_by_which_scope_it_could(
+    server: Server, method: str, path: str, scope: str
+) -> None:
+    """Issue 11, 10; RFC 6750 section 3: every 403 to a token carries its challenge, with the scope that would do."""
+    for accept in ("application/json", "text/html"):  # a page of the console, too
+        reply = ask(server, token(scope=scope), path, method=method, headers={"Accept": accept})
+        assert reply.status == 403
+        challenge = reply.headers["www-authenticate"]
+        assert challenge.startswith('Bearer realm="eventpoll", error="insufficient_scope", scope="eventpoll:bank", ')
+
+
+@pytest.mark.parametrize("path", ["/events", "/open-banking/v3.1/events", "/open-banking/v4.0/events"])
+def test_the_banks_token_that_polls_for_nobody_is_told_by_which_scopes_it_could(server: Server, path: str) -> None:
+    """The same, the other way round."""
+    reply = ask(server, token("the-bank", "eventpoll:bank"), path)
+    assert reply.status == 403
+    assert f'error="insufficient_scope", scope="{POLL_SCOPES}"' in reply.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize("path", [WSO2, "/api/fs/event-notifications/events"])
+def test_a_token_that_names_another_tpp_is_told_who_may(server: Server, path: str) -> None:
+    """On WSO2's paths the bank's scope polls for any TPP."""
+    headers = {**FORM, **bearer(token()), "x-wso2-client-id": "another"}
+    reply = server.request("POST", path, "request=e30=", headers)
+    assert reply.status == 403
+    assert 'error="insufficient_scope", scope="eventpoll:bank"' in reply.headers["www-authenticate"]
+
+
+def test_a_403_for_another_reason_than_its_scopes_challenges_a_token_too(server: Server) -> None:
+    """A page of another site, a form that is not ours: no scope opens that, and the challenge names none."""
+    bank = token("the-bank", "eventpoll:bank")
+    for path, kind, more in (
+        ("/events", JSON, {"Sec-Fetch-Site": "cross-site"}),
+        ("/streams/tpp/sets", JSON, {"Origin": "https://evil.example"}),
+        ("/console/streams/tpp/discard-all", FORM, {}),
+    ):
+        reply = server.request("POST", path, "{}", {**kind, **bearer(bank), **more})
+        assert reply.status == 403
+        assert reply.headers["www-authenticate"].startswith('Bearer realm="eventpoll", Basic ')
+        refused = server.request("POST", path, "{}", {**kind, "Authorization": basic(*BANK), **more})
+        assert (refused.status, "www-authenticate" in refused.headers) == (403, False)
+
+
 def test_the_401_of_a_bad_token_says_so_and_no_more(server: Server) -> None:
     """RFC 6750 section 3.1: invalid_token. Nothing tells an expired token from a forged one."""
     told = {
