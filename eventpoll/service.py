@@ -14,7 +14,7 @@ from eventpoll.rates import Rate, Slowing
 from eventpoll.records import Rules
 from eventpoll.secevent import Minter
 from eventpoll.store import Store
-from eventpoll.tokens import Protector, Validator
+from eventpoll.tokens import BANK_SCOPE, Protector, Validator
 from eventpoll.transmitter import Limits, Transmitter
 from eventpoll.waiting import Waiting
 
@@ -75,6 +75,13 @@ def _door(config: "Config") -> Door:
         return certificate.thumbprint(request, config.client_cert_header, config.trusted_proxies)
 
     validator = Validator(
-        config.token_issuer, config.token_audience, IssuerKeys(config.token_jwks), config.token_algorithms, shown
+        config.token_issuer,
+        config.token_audience,
+        IssuerKeys(config.token_jwks),
+        config.token_algorithms,
+        shown,
+        config.token_types,
+        config.token_binding,
     )
-    return Door(bank, Protector(validator), config.token_scopes, slowing)
+    bank_scopes = {"on": (BANK_SCOPE,), "off": ()}[config.token_bank_scope]
+    return Door(bank, Protector(validator), config.token_scopes, slowing, bank_scopes)

@@ -22,8 +22,10 @@ from eventpoll import tokens
 from eventpoll.jwks import IssuerKeys, NoKeys, parse
 from eventpoll.tokens import Token, Validator
 from tests import issuer
+from tests.certificates import Certificate
 from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, start_server, wait_for
 from tests.issuer import KEYS, STRANGER, Issuer, bearer, claims, encoded, sign, token
+from tests.token_shapes import ACCESS_TOKENS, AUDIENCE, CLIENT, OTHER_TOKENS
 
 POLL_NOW = '{"returnImmediately":true}'
 JSON = {"Content-Type": "application/json"}
@@ -68,9 +70,9 @@ def with_public_key_as_secret() -> str:
     return f"{signed}.{encoded(hmac.digest(pem, signed.encode(), 'sha256'))}"
 
 
-def by_hand(header: Any) -> str:
+def by_hand(header: Any, said: Any = None) -> str:
     """A token with a header that no library would write, under a signature that is right (PS256)."""
-    signed = f"{encoded(header)}.{encoded(claims())}"
+    signed = f"{encoded(header)}.{encoded(claims() if said is None else said)}"
     key: Any = KEYS["PS256"].get_op_key("sign")
     salted = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
     return f"{signed}.{encoded(key.sign(signed.encode(), salted, hashes.SHA256()))}"
@@ -136,7 +138,8 @@ BAD: dict[str, Callable[[], str]] = {
     "an empty client_id": lambda: token(client_id="", azp="tpp"),
     "an empty client_id, before RFC 9068": lambda: sign({**claims(), "client_id": "", "azp": "tpp"}, header=BEFORE),
     # types (RFC 9068 section 2.1, RFC 8725 section 3.11)
-    "no type": lambda: sign(claims(), header={"typ": None}),
+    "a type that is none in words": lambda: sign(claims(), header={"typ": "none"}),
+    "an empty type": lambda: sign(claims(), header={"typ": ""}),
     "a SET replayed as a token": lambda: sign(claims(events={"urn:test:event": {}}), header={"typ": "secevent+jwt"}),
     "an ID token of another type": lambda: sign(claims(), header={"typ": "logout+jwt"}),
     "a type that is no text": lambda: by_hand({"alg": "PS256", "typ": 7, "kid": "ps"}),
@@ -261,6 +264,50 @@ def test_an_access_token_of_rfc_9068_names_its_client_by_client_id_alone(typ: st
         {"client_id": None, "azp": "tpp", "sub": None},
     ):
         assert read(sign(claims(**said), header=header)) is None
+
+
+def shaped(header: dict[str, Any], said: dict[str, Any]) -> str:
+    """A token of that shape, signed and addressed as a good one."""
+    text = json.dumps(said).replace(AUDIENCE, issuer.AUDIENCE)
+    now = int(time.time())
+    common = {"iss": issuer.NAME, "iat": now, "exp": now + 300}
+    return by_hand({"alg": "PS256", "kid": "ps", **header}, {**common, **json.loads(text)})
+
+
+@pytest.mark.parametrize("product", ACCESS_TOKENS)
+def test_access_tokens_of_the_field_are_read(product: str) -> None:
+    """Issue 13, 2: no typ, or JWT; scp, as text or array; null for absent; the client by each of its names."""
+    header, said, scopes = ACCESS_TOKENS[product]
+    found = read(shaped(header, said))
+    assert found is not None
+    assert (found.client, set(found.scopes)) == (CLIENT, scopes)
+
+
+@pytest.mark.parametrize("what", OTHER_TOKENS)
+def test_no_other_token_passes_for_an_access_token(what: str) -> None:
+    """RFC 8725 section 3.12: where typ does not tell them apart, the claims must."""
+    header, said = OTHER_TOKENS[what]
+    assert read(shaped(header, said)) is None
+
+
+@pytest.mark.parametrize(
+    ("types", "taken"),
+    [
+        (("at+jwt",), {"at+jwt"}),
+        (("at+jwt", "application/at+jwt"), {"at+jwt", "application/at+jwt"}),
+        (("JWT",), {"JWT", "jwt"}),
+        (("none",), {None}),
+        (("x+jwt", "none"), {"x+jwt", None}),
+    ],
+)
+def test_the_types_that_are_taken_can_be_set(types: tuple[str, ...], taken: set[str | None]) -> None:
+    """EVENTPOLL_TOKEN_TYPES; at+jwt alone is what RFC 9068 section 4 asks of a resource server."""
+    ours = Validator(
+        issuer.NAME, issuer.AUDIENCE, IssuerKeys(issuer.jwks()), ALGORITHMS, lambda request: None, types=types
+    )
+    for typ in ("at+jwt", "application/at+jwt", "JWT", "jwt", "x+jwt", "none", None):
+        text = by_hand({"alg": "PS256", "kid": "ps", **({} if typ is None else {"typ": typ})})
+        assert (ours.authenticate_token(text) is not None) == (typ in taken)
 
 
 def test_scopes_may_be_a_list() -> None:
@@ -823,6 +870,37 @@ def test_the_keys_may_be_inline_or_in_a_file(serve: Callable[..., Server], tmp_p
     assert ask(server, token(scope="read:events")).status == 200
     assert ask(server, token(scope="accounts")).status == 403
     assert ask(server, token(scope="read:events", alg="RS256")).status == 401
+
+
+def test_the_strictest_settings_take_what_they_ask_for_alone(serve: Callable[..., Server]) -> None:
+    """Issue 11, 10: settings that demand at+jwt, demand a certificate, and turn the scope eventpoll:bank off."""
+    certificate = Certificate("tpp")
+    server = serve(
+        EVENTPOLL_TOKEN_TYPES="at+jwt",
+        EVENTPOLL_TOKEN_BINDING="required",
+        EVENTPOLL_TOKEN_BANK_SCOPE="off",
+        EVENTPOLL_CLIENT_CERT_HEADER="Client-Cert",
+        **issuer.settings(),
+    )
+    shown = {"Client-Cert": certificate.rfc9440()}
+    assert ask(server, token(**certificate.bound), headers=shown).status == 200
+    for text in (
+        token(),
+        token(cnf=None),
+        sign(claims(**certificate.bound), header={"typ": "JWT"}),
+        sign(claims(**certificate.bound), header={"typ": None}),
+    ):
+        reply = ask(server, text, headers=shown)
+        assert reply.status == 401
+        assert 'error="invalid_token"' in reply.headers["www-authenticate"]
+    for scope in ("eventpoll:bank", "accounts eventpoll:bank"):
+        reply = ask(server, token(scope=scope, **certificate.bound), "/streams", method="GET", headers=shown)
+        assert reply.status == 403
+        assert reply.headers["www-authenticate"].startswith(
+            'Bearer realm="eventpoll", error="insufficient_scope", Basic'
+        )
+    assert ask(server, token(scope="eventpoll:bank", **certificate.bound), headers=shown).status == 403
+    assert server.bank("GET", "/streams").status == 200
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------
