@@ -18,6 +18,7 @@ from limits import RateLimitItem, parse
 SET_PROFILES = ("rfc8417", "obie", "wso2")
 ON_ERROR = ("park", "redeliver")
 TOKEN_SCOPES = ("accounts", "payments", "fundsconfirmations", "eventpolling")
+TOKEN_TYPES = ("at+jwt", "application/at+jwt", "JWT", "none")
 TOKEN_ALGORITHMS = ("PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "RS256", "RS384", "RS512")
 SIGNING_ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ("EdDSA",)}
 
@@ -221,6 +222,9 @@ class Config:
     token_algorithms: tuple[str, ...] = setting(
         "EVENTPOLL_TOKEN_ALGORITHMS", ("PS256", "ES256", "EdDSA", "RS256"), _words(*TOKEN_ALGORITHMS)
     )
+    token_types: tuple[str, ...] = setting("EVENTPOLL_TOKEN_TYPES", TOKEN_TYPES, _words())
+    token_binding: str = setting("EVENTPOLL_TOKEN_BINDING", "optional", _one_of("optional", "required"))
+    token_bank_scope: str = setting("EVENTPOLL_TOKEN_BANK_SCOPE", "on", _one_of("on", "off"))
     client_cert_header: str | None = setting("EVENTPOLL_CLIENT_CERT_HEADER", None, _header_name)
     trusted_proxies: tuple[str, ...] = setting("EVENTPOLL_TRUSTED_PROXIES", ("127.0.0.0/8", "::1", "unix"), _networks)
     proxy_hops: int = setting("EVENTPOLL_PROXY_HOPS", 0, _whole(0, 10))

@@ -68,7 +68,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Tell what is no request in our shape. Its words are neither sent back nor logged: they may hold a secret."""
         status = next(found for kind, found in UNREADABLE.items() if isinstance(exc, kind))
-        what = getattr(req, "path", "a request")
+        what = str(getattr(req, "path", "a request")).partition(":")[0]
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self.log.error("Error handling %r", what, exc_info=exc)
         else:

@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import get_host
 
 from eventpoll import pages, profiles
+from eventpoll.auth import loggable
 from eventpoll.errors import BY_STATUS, Refused
 from eventpoll.failures import Unavailable
 from eventpoll.refusals import refusal
@@ -79,9 +80,11 @@ def refuse_cross_site(environ: dict[str, Any]) -> None:
 
 def refuse(refused: Refused) -> Response:
     """The answer to a refused request, in the shape of its profile; in the console, to a browser, a page."""
+    service: Service = current_app.extensions["eventpoll"]
+    if refused.row.status == 403:
+        service.door.challenge_token(request, refused)
     if pages.wanted():
         return pages.refused(refused, interaction_id(request.environ))
-    service: Service = current_app.extensions["eventpoll"]
     profile = profiles.of_path(service.profiles, request.path)
     text = profile.refuse(refused, interaction_id(request.environ))
     response = Response(text, refused.row.status, refused.headers)
@@ -123,5 +126,6 @@ def refuse_unavailable(error: Unavailable) -> Response:
 
 def refuse_unexpected(error: Exception) -> Response:
     """Our own mistake: told to the log, not to the caller."""
-    log.exception("Unexpected: %s %r", request.method, request.path, exc_info=error)
+    path = loggable(request.environ, request.path)
+    log.exception("Unexpected: %s %r", request.method, path, exc_info=error)
     return refuse(Refused("internal", DESCRIPTIONS[500]))

@@ -7,6 +7,7 @@ import hmac
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from authlib.oauth2 import OAuth2Error
 from authlib.oauth2.rfc6750 import InsufficientScopeError
@@ -20,6 +21,17 @@ from eventpoll.schemas import TPP
 from eventpoll.tokens import BANK_SCOPE, Protector, Token
 
 BASIC = 'Basic realm="eventpoll", charset="UTF-8"'
+PROVEN = "eventpoll.proven"
+"""In an environ: it is proven who asks."""
+
+
+def loggable(environ: dict[str, Any], text: str) -> str:
+    """Return what may be logged of a name or a path that a caller sent.
+
+    Until it is proven who asks, that is what stands before the first colon: behind it may stand a secret, where a
+    colon is misplaced or somebody took a URL with credentials for a path.
+    """
+    return text if PROVEN in environ else text.partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -61,55 +73,75 @@ class Door:
     tokens: Protector | None = None
     poll_scopes: Sequence[str] = ()
     slowing: Slowing = field(default_factory=Slowing)
+    bank_scopes: Sequence[str] = (BANK_SCOPE,)
 
-    def caller(self, request: Request) -> Caller:
-        """Who the request says is asking. Raises Refused: 401, 403 for a token without a scope of ours."""
+    def caller(self, request: Request, wanted: Sequence[str] | None = None) -> Caller:
+        """Who the request says is asking. Raises Refused: 401, 403 for a token without a scope of ours.
+
+        `wanted` are the scopes that open what is asked for, as the refusal names them; None: those that let a TPP poll.
+        """
         header = request.headers.get("Authorization", "")
         scheme, _, rest = header.partition(" ")
-        if scheme.lower() == "bearer" and self.tokens is not None:
-            return self._bearer(request, self.tokens)
+        if scheme.lower() == "bearer" and rest.strip() and self.tokens is not None:
+            return self._bearer(request, self.tokens, self.poll_scopes if wanted is None else wanted)
         credentials = _basic(rest) if scheme.lower() == "basic" else None
         if credentials is None:
             wanted = (
                 "a bearer token" if self.tokens is not None else "HTTP Basic with the name of the TPP and its secret"
             )
             raise Refused("unauthenticated", f"credentials are wanted: {wanted}", headers=self._challenge())
-        username, colon, password = credentials.partition(":")
+        username, _, password = credentials.partition(":")
         if self.bank.is_it(username, password):
+            request.environ[PROVEN] = True
             return Caller(username, bank=True)
-        name, colon, secret = credentials.rpartition(":")  # no secret of ours holds a colon, but a name may
-        if not colon or not TPP.fullmatch(name):
+        name, _, secret = credentials.rpartition(":")  # no secret of ours holds a colon, but a name may
+        if not TPP.fullmatch(name):
             raise self.denied(request, username)
         return Caller(name, hash_of(secret), polls=True)
 
     def denied(self, request: Request, name: str) -> Refused:
         """The refusal of wrong credentials (RFC 9110 section 15.5.2), which comes slowly when they come often."""
-        self.slowing.failed(request.remote_addr or "", name)
+        # Counted under what stands before the first colon: behind it each guess of a password may be another name.
+        self.slowing.failed(request.remote_addr or "", name.partition(":")[0])
         return Refused("unauthenticated", "the credentials are not right", headers=self._challenge())
 
-    def _bearer(self, request: Request, tokens: Protector) -> Caller:
+    def forbidden(self, request: Request, words: str, wanted: Sequence[str]) -> Refused:
+        """Return the refusal of a caller who may not do this; a token is told by which scopes it could (RFC 6750)."""
+        refused = Refused("forbidden", words)
+        scope = [f'scope="{" ".join(wanted)}"'] if wanted else []
+        self.challenge_token(request, refused, 'error="insufficient_scope"', *scope)
+        return refused
+
+    def challenge_token(self, request: Request, refused: Refused, *bearer: str) -> None:
+        """Add the challenge to a refusal of a request that has a token, unless it has one (RFC 6750 section 3)."""
+        scheme = request.headers.get("Authorization", "").partition(" ")[0]
+        if self.tokens is not None and scheme.lower() == "bearer":
+            refused.headers.setdefault("WWW-Authenticate", self._challenge(*bearer)["WWW-Authenticate"])
+
+    def _bearer(self, request: Request, tokens: Protector, wanted: Sequence[str]) -> Caller:
         try:
-            scopes = [*self.poll_scopes, BANK_SCOPE]
+            scopes = [*self.poll_scopes, *self.bank_scopes]
             token: Token = tokens.validate_request(scopes, request)  # type: ignore[no-untyped-call]
         except NoKeys:
             raise Refused(
                 "unavailable", "tokens cannot be checked at the moment: try again", headers={"Retry-After": "5"}
             ) from None
         except InsufficientScopeError:
-            wanted = " ".join(self.poll_scopes)
-            challenge = self._challenge(f'error="insufficient_scope", scope="{wanted}"')
-            raise Refused("forbidden", f"the token has none of the scopes {wanted}", headers=challenge) from None
+            words = f"the token has none of the scopes {' '.join(wanted)}" if wanted else "no token may do this"
+            raise self.forbidden(request, words, wanted) from None
         except OAuth2Error:
             challenge = self._challenge('error="invalid_token"')
             raise Refused("unauthenticated", "the token is not valid here, or no longer", headers=challenge) from None
-        granted, bank = token.scopes.intersection(self.poll_scopes), BANK_SCOPE in token.scopes
+        request.environ[PROVEN] = True
+        granted = token.scopes.intersection(self.poll_scopes)
+        bank = not token.scopes.isdisjoint(self.bank_scopes)
         families = EVERY_FAMILY if bank else _families(granted)
         return Caller(token.client, bank=bank, polls=bool(granted), families=families)
 
-    def _challenge(self, bearer: str = "") -> dict[str, str]:
+    def _challenge(self, *bearer: str) -> dict[str, str]:
         if self.tokens is None:
             return {"WWW-Authenticate": BASIC}
-        return {"WWW-Authenticate": ", ".join(filter(None, ['Bearer realm="eventpoll"', bearer, BASIC]))}
+        return {"WWW-Authenticate": ", ".join(['Bearer realm="eventpoll"', *bearer, BASIC])}
 
 
 def _families(scopes: Iterable[str]) -> str:

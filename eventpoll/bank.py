@@ -73,11 +73,12 @@ def blueprint(service: Service) -> Blueprint:
 
 def let_in(service: Service) -> None:
     """Raises Refused unless it is the bank that asks: 401 to strangers, 403 to TPPs."""
-    caller = service.door.caller(request)
+    caller = service.door.caller(request, service.door.bank_scopes)
     requestlog.note(request.environ, caller=caller.name)
     if not caller.bank:
         service.prove(caller, request)
-        raise Refused("forbidden", "this is the bank's to do, and these are a TPP's credentials")
+        words = "this is the bank's to do, and these are a TPP's credentials"
+        raise service.door.forbidden(request, words, service.door.bank_scopes)
 
 
 class Jti(BaseConverter):

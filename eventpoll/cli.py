@@ -153,7 +153,7 @@ def _history(record: SetRecord) -> list[str]:
     if record.scope:
         lines.append(f"Its family is {record.scope}: tokens of other families do not see it.")
     if record.error:
-        lines.append(cell(f"Error: {record.error.get('err')}: {record.error.get('description', '-')}"))
+        lines.append(cell("Error: " + ": ".join(record.error.get(name, "-") for name in ("err", "description"))))
     if earlier := whole.get("earlier_deliveries"):
         lines.append(f"{earlier} deliveries before these are not kept one by one.")
     lines += ["", *table(whole["history"], ("at", "what", "by"), "")]

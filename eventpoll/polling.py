@@ -8,7 +8,7 @@ import flask
 from flask import Blueprint, Request, Response
 
 from eventpoll import metrics, profiles, requestlog
-from eventpoll.auth import Caller
+from eventpoll.auth import PROVEN, Caller, Door
 from eventpoll.errors import Refused
 from eventpoll.failures import Denied, NoStream
 from eventpoll.profiles import Profile, Told, Wso2
@@ -59,7 +59,7 @@ def poll(service: Service, profile: Profile, request: Request) -> Told:
     try:
         profiles.want_json_answer(request)
         members = profile.read(request)
-        tpp = _tpp(profile, caller, request)  # before the members are judged, as WSO2 does
+        tpp = _tpp(service.door, profile, caller, request)  # before the members are judged, as WSO2 does
         asked = profile.poll(members)
     except Refused:
         service.prove(caller, request)  # who is not let in is told nothing else
@@ -85,17 +85,20 @@ def poll(service: Service, profile: Profile, request: Request) -> Told:
         service.prove(caller, request)
         raise Refused("field_invalid", str(error), "ack") from None
     except TooManyHeld as error:
+        request.environ[PROVEN] = True
         raise _too_many(error, asked) from None
+    request.environ[PROVEN] = True
     requestlog.note(request.environ, tpp=tpp, sets=len(answer.sets), acked=answer.acked, reported=answer.reported)
     text, status = profile.write(answer, asked)
     return Told(text, status, profile.content_type, headers)
 
 
-def _tpp(profile: Profile, caller: Caller, request: Request) -> str:
+def _tpp(door: Door, profile: Profile, caller: Caller, request: Request) -> str:
     """Whose stream is polled. Raises Refused."""
     if not isinstance(profile, Wso2):
         if not caller.polls:
-            raise Refused("forbidden", "the bank polls for nobody here: a TPP's credentials are wanted")
+            words = "the bank polls for nobody here: a TPP's credentials are wanted"
+            raise door.forbidden(request, words, door.poll_scopes)
         return caller.name
     named = profile.client(request)
     if caller.bank:
@@ -105,7 +108,7 @@ def _tpp(profile: Profile, caller: Caller, request: Request) -> str:
             raise Refused("header_invalid", "Invalid characters found in the request headers", profile.client_header)
         return named
     if named not in ("", caller.name):
-        raise Refused("forbidden", f"{profile.client_header} names another TPP")
+        raise door.forbidden(request, f"{profile.client_header} names another TPP", door.bank_scopes)
     return caller.name
 
 

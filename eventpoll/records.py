@@ -18,6 +18,9 @@ HAPPENINGS = {
 #: The families of events, as OAuth scopes of UK Open Banking name them; the first is the one of SETs without.
 FAMILIES = ("", "accounts", "payments", "fundsconfirmations")
 EVERY_FAMILY = "0123"
+UNKNOWN = "unknown"
+"""What a record says in a letter that this version does not know: one of a newer version, or of a script."""
+
 LANE = 2**51
 
 #: What each stream counts, in the order in which forget.lua answers it.
@@ -69,7 +72,7 @@ class SetRecord:
     deliveries: int
     history: list[Happening]
     leased_until: datetime | None = None
-    error: Mapping[str, str] = field(default_factory=dict)
+    error: Mapping[str, str] = field(default_factory=dict)  # err and description: none, one or both
     secevent: str | None = None
     scope: str = ""
 
@@ -145,12 +148,13 @@ def pushed(reply: list[bytes]) -> Pushed:
 
 def set_record(jti: str, state: str, record: bytes, lease: bytes, secevent: bytes = b"") -> SetRecord:
     """Read a record as poll.lua writes it."""
-    head, _, error = record.decode().partition("\n")
+    head, _, error = record.decode(errors="replace").partition("\n")
     place, deliveries, trail = head.split(" ", 2)
     family, order = divmod(int(place), LANE)
     history = [Happening(_when(order // 1000), "pushed", "bank")]
     for happening in filter(None, trail.split(",")):
-        history.append(Happening(_when(int(happening[:-2])), HAPPENINGS[happening[-2]], BY[happening[-1]]))
+        what, by = HAPPENINGS.get(happening[-2], UNKNOWN), BY.get(happening[-1], UNKNOWN)
+        history.append(Happening(_when(int(happening[:-2])), what, by))
     if state == "settled" and history[-1].what == "expired":
         state = "expired"
     return SetRecord(
@@ -159,10 +163,24 @@ def set_record(jti: str, state: str, record: bytes, lease: bytes, secevent: byte
         int(deliveries),
         history,
         _when(int(lease) % LANE / 1000) if lease else None,
-        json.loads(error) if error else {},
+        _error(error) if error else {},
         secevent.decode() or None,
         FAMILIES[family],
     )
+
+
+def _error(text: str) -> dict[str, str]:
+    """Return `err` and `description` of an error, each only if it is there and is a text.
+
+    A script that runs poll.lua may have written any words: those that are no JSON object are the description.
+    """
+    try:
+        error = json.loads(text)
+    except (ValueError, RecursionError):
+        error = None
+    if not isinstance(error, dict):
+        return {"description": text}
+    return {name: error[name] for name in ("err", "description") if isinstance(error.get(name), str)}
 
 
 def status(tpp: str, reply: list[Any]) -> Status:

@@ -11,6 +11,7 @@ from flask import Request, Response, request
 from flask.sansio.scaffold import Scaffold
 
 from eventpoll import answers
+from eventpoll.auth import loggable
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def write(request: Request, status: int) -> None:
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "method": request.method,
-        "path": request.path[:LONGEST_PATH],
+        "path": loggable(request.environ, request.path)[:LONGEST_PATH],
         "profile": profile.name if profile is not None else None,
         "tpp": None,
         "status": status,
@@ -63,6 +64,8 @@ def write(request: Request, status: int) -> None:
         "x-fapi-interaction-id": answers.interaction_id(request.environ),
         **request.environ.get(NOTED, {}),
     }
+    for name in {"tpp", "caller"} & line.keys():
+        line[name] = line[name] and loggable(request.environ, line[name])
     try:
         sys.stdout.write(json.dumps(line) + "\n")  # in one piece: other workers write here too
         sys.stdout.flush()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from flask import Request
 
 from eventpoll import certificate
-from eventpoll.auth import Bank, Caller, Door
+from eventpoll.auth import PROVEN, Bank, Caller, Door
 from eventpoll.failures import Denied, NoStream
 from eventpoll.jwks import IssuerKeys
 from eventpoll.profiles import Profile, all_profiles
@@ -14,7 +14,7 @@ from eventpoll.rates import Rate, Slowing
 from eventpoll.records import Rules
 from eventpoll.secevent import Minter
 from eventpoll.store import Store
-from eventpoll.tokens import Protector, Validator
+from eventpoll.tokens import BANK_SCOPE, Protector, Validator
 from eventpoll.transmitter import Limits, Transmitter
 from eventpoll.waiting import Waiting
 
@@ -38,6 +38,7 @@ class Service:
                 self.transmitter.prove(caller.name, caller.proof)
             except (NoStream, Denied):
                 raise self.door.denied(request, caller.name) from None
+            request.environ[PROVEN] = True
 
     @classmethod
     def build(cls, config: "Config") -> "Service":
@@ -74,6 +75,13 @@ def _door(config: "Config") -> Door:
         return certificate.thumbprint(request, config.client_cert_header, config.trusted_proxies)
 
     validator = Validator(
-        config.token_issuer, config.token_audience, IssuerKeys(config.token_jwks), config.token_algorithms, shown
+        config.token_issuer,
+        config.token_audience,
+        IssuerKeys(config.token_jwks),
+        config.token_algorithms,
+        shown,
+        config.token_types,
+        config.token_binding,
     )
-    return Door(bank, Protector(validator), config.token_scopes, slowing)
+    bank_scopes = {"on": (BANK_SCOPE,), "off": ()}[config.token_bank_scope]
+    return Door(bank, Protector(validator), config.token_scopes, slowing, bank_scopes)

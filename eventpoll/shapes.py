@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eventpoll.records import BY, COUNTERS, FAMILIES, HAPPENINGS
+from eventpoll.records import BY, COUNTERS, FAMILIES, HAPPENINGS, UNKNOWN
 
 Shape = dict[str, Any]
 
@@ -96,7 +96,11 @@ HISTORY = {
     "type": "array",
     "description": "What happened to it, oldest first",
     "items": record(
-        {"at": MOMENT, "what": text(enum=["pushed", *HAPPENINGS.values()]), "by": text(enum=list(BY.values()))}
+        {
+            "at": MOMENT,
+            "what": text(enum=["pushed", *HAPPENINGS.values(), UNKNOWN]),
+            "by": text(enum=[*BY.values(), UNKNOWN]),
+        }
     ),
 }
 WHOLE_SET = {

@@ -1,6 +1,7 @@
 """What every command at the shell shares: names, errors, JSON or tables."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -81,6 +82,8 @@ def table(rows: Sequence[dict[str, Any]], columns: Sequence[str], empty: str) ->
 
 
 def cell(value: Any) -> str:
-    """What a terminal may be shown of a value: nothing that it would act on."""
+    """Return what a terminal may be shown of a value: nothing that it would act on or cannot write."""
     text = "-" if value is None else str(value)
-    return "".join(character if character.isprintable() else "?" for character in text)
+    shown = "".join(character if character.isprintable() else "?" for character in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return shown.encode(encoding, "replace").decode(encoding)

@@ -156,6 +156,32 @@ def test_a_bound_token_without_its_certificate_is_refused(proxied: Server, shown
         assert ask(proxied, token(jti="replayed", exp=2_000_000_000, iat=1, **TPP.bound), TPP.rfc9440()).status == 200
 
 
+UNPROVEN: dict[str, Any] = {
+    "nothing": {},
+    "DPoP": {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"},
+    "a JWK": {"jwk": {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}},
+    "a key's name": {"kid": "tpp"},
+    "SHA-1": {"x5t": "AA"},
+    "another way": {"https://issuer.example/way": True},
+}
+
+
+@pytest.mark.parametrize("way", UNPROVEN)
+def test_a_token_bound_to_what_cannot_be_checked_is_refused_whatever_certificate_is_shown(
+    proxied: Server, way: str
+) -> None:
+    """Issue 11, 10; RFC 7800 section 3.1, RFC 9449 section 7: each member of cnf is a key to prove. A token that is
+    bound to a DPoP key beside the certificate is no bearer token; one whose cnf is empty is not known to be one."""
+    both = {**TPP.bound["cnf"], **UNPROVEN[way]}
+    for shown in (None, TPP.rfc9440(), OTHER.rfc9440()):
+        reply = ask(proxied, token(cnf=UNPROVEN[way]), shown)
+        assert reply.status == 401
+        assert 'error="invalid_token"' in reply.headers["www-authenticate"]
+        assert ask(proxied, token(cnf=both), shown).status == (
+            200 if shown == TPP.rfc9440() and way == "nothing" else 401
+        )
+
+
 def test_the_header_twice_is_refused(proxied: Server) -> None:
     """A client's own header beside the proxy's: neither counts."""
     connection = http.client.HTTPConnection("127.0.0.1", proxied.port, timeout=10)

@@ -277,6 +277,9 @@ def test_only_wrong_credentials_are_counted(client: FlaskClient, monkeypatch: py
     assert client.post("/events", json=NOW, headers={"Authorization": basic("tpp", "wrong")}).status_code == 401
     assert client.get("/streams", headers={"Authorization": basic(BANK[0], "wrong")}).status_code == 401
     assert failed == ["127.0.0.1 tpp", f"127.0.0.1 {BANK[0]}"]
+    for guess in ("a:b", "a:b:", "c:d", ":"):  # each of another name, where the last colon divides
+        assert client.get("/streams", headers={"Authorization": basic(BANK[0], guess)}).status_code == 401
+    assert failed[2:] == [f"127.0.0.1 {BANK[0]}"] * 4
 
 
 # -- how much ---------------------------------------------------------------------------------------------------

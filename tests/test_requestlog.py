@@ -203,6 +203,93 @@ def test_no_secret_no_token_and_no_set_is_in_the_log(server: Server) -> None:
     server.secrets["tpp"] = new
 
 
+COLON = "urn:tpp:1"
+
+MISPLACED = {
+    "a colon behind the secret": "{name}:{secret}:",
+    "two colons behind it": "{name}:{secret}::",
+    "a word behind it": "{name}:{secret}:x",
+    "a line's end behind it": "{name}:{secret}:\n",
+    "two colons before it": "{name}::{secret}",
+    "the name twice": "{name}:{name}:{secret}:",
+}
+ASKED = [
+    ("POST", "/events", "{}"),
+    ("POST", "/events", "{"),
+    ("POST", "/open-banking/v3.1/events", "{}"),
+    ("POST", WSO2, "request=e30="),
+    ("GET", "/streams", ""),
+    ("PUT", "/streams/tpp", "{}"),
+    ("GET", "/console", ""),
+    ("GET", "/metrics", ""),
+]
+
+
+@pytest.mark.parametrize("form", MISPLACED)
+@pytest.mark.parametrize("who", ["tpp", "bank"])
+def test_a_secret_beside_a_misplaced_colon_is_not_in_the_log(server: Server, who: str, form: str) -> None:
+    """Issue 11, 6: what stands before the last colon may be a secret. Until it is proven who asks, no more of a name is
+    logged than what stands before its first colon."""
+    secret = server.secrets["tpp"] if who == "tpp" else BANK[1]
+    credentials, before = MISPLACED[form].format(name=who, secret=secret), server.log.stat().st_size
+    for method, path, body in ASKED:
+        kind = FORM if path == WSO2 else JSON
+        name, _, word = credentials.partition(":")
+        reply = server.request(method, path, body, {**kind, "Authorization": basic(name, word)})
+        assert reply.status == 401
+        line = line_of(server, reply)
+        assert line["tpp"] in (who, "tpp", None)
+        assert line.get("caller", who) == who
+    assert secret.encode() not in server.log.read_bytes()[before:]
+
+
+ADDRESSES = {
+    "absolute": "http://bank:{secret}@127.0.0.1/events",
+    "absolute, no path": "http://bank:{secret}@127.0.0.1",
+    "absolute, a query": "http://127.0.0.1/streams?user=bank:{secret}",
+    "without its scheme": "//bank:{secret}@127.0.0.1/events",
+    "without its slashes": "bank:{secret}@127.0.0.1/events",
+    "without its name": "{secret}@127.0.0.1/events",
+    "behind a slash": "/bank:{secret}@127.0.0.1/events",
+    "as a stream": "/streams/bank:{secret}@127.0.0.1/sets",
+    "as a fragment": "/events#bank:{secret}",
+}
+
+
+@pytest.mark.parametrize("form", ADDRESSES)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+def test_a_secret_in_an_address_is_not_in_the_log(server: Server, form: str, method: str) -> None:
+    """RFC 3986 section 3.2.1: credentials in a URL. Whoever joins URLs wrongly sends them as a path."""
+    target, before = ADDRESSES[form].format(secret=BANK[1]), server.log.stat().st_size
+    mark = str(uuid.uuid4())
+    head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nx-fapi-interaction-id: {mark}\r\nContent-Length: 0\r\n"
+    reply = server.raw(f"{head}Connection: close\r\n\r\n".encode())
+    assert 400 <= reply.status < 500
+    server.request("GET", "/healthz", headers={"x-fapi-interaction-id": f"{mark}-after"})
+    wait_for(lambda: f"{mark}-after" in server.log.read_text())
+    assert BANK[1].encode() not in server.log.read_bytes()[before:]
+
+
+def test_a_name_with_a_colon_is_logged_whole_once_it_is_proven(server: Server) -> None:
+    """Issue 11, 6: clients of some authorization servers have such names. What is proven is no secret."""
+    secret = server.tpp(COLON)
+    line = line_of(server, server.poll(COLON, NOW))
+    assert (line["status"], line["tpp"]) == (200, COLON)
+    for body in ("{", '{"maxEvents":-1}', json.dumps({"ack": ["x"] * 10_001})):
+        headers = {**JSON, "Authorization": basic(COLON, secret)}
+        line = line_of(server, server.request("POST", "/events", body, headers))
+        assert (line["status"], line["tpp"]) == (400, COLON)
+    line = line_of(server, server.request("POST", "/events", "{}", {**JSON, "Authorization": basic(COLON, "wrong")}))
+    assert (line["status"], line["tpp"]) == (401, "urn")
+    line = line_of(server, server.request("POST", "/events", "{}", {**JSON, **bearer(token(COLON, "x"))}))
+    assert (line["status"], line["tpp"]) == (403, None)
+    line = line_of(server, server.request("GET", f"/streams/{COLON}", "", {"Authorization": basic(COLON, secret)}))
+    assert (line["status"], line["tpp"], line["caller"]) == (403, COLON, COLON)
+    line = line_of(server, server.bank("GET", f"/streams/{COLON}"))
+    assert (line["status"], line["tpp"], line["caller"]) == (200, COLON, BANK[0])
+    assert line["path"] == f"/streams/{COLON}"
+
+
 INJECTIONS = [
     ("GET", "/nothing%0A%7B%22forged%22%3Atrue%7D", {}),
     ("GET", "/streams/a%0D%0A%7B%22forged%22%3Atrue%7D", {"Authorization": basic(*BANK)}),

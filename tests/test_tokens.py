@@ -21,12 +21,11 @@ from eventpoll import jwks as module
 from eventpoll import tokens
 from eventpoll.jwks import IssuerKeys, NoKeys, parse
 from eventpoll.tokens import Token, Validator
-from harness import issuer
-from harness.issuer import KEYS, STRANGER, Issuer, bearer, claims, encoded, sign, token
-from harness.redis_servers import RedisServer
-from harness.service import BANK, BANK_SETTINGS, Reply, Server, basic, start_server
-from harness.sets import set_of
-from harness.waiting import wait_for
+from tests import issuer
+from tests.certificates import Certificate
+from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, start_server, wait_for
+from tests.issuer import KEYS, STRANGER, Issuer, bearer, claims, encoded, sign, token
+from tests.token_shapes import ACCESS_TOKENS, AUDIENCE, CLIENT, OTHER_TOKENS
 
 POLL_NOW = '{"returnImmediately":true}'
 JSON = {"Content-Type": "application/json"}
@@ -71,9 +70,9 @@ def with_public_key_as_secret() -> str:
     return f"{signed}.{encoded(hmac.digest(pem, signed.encode(), 'sha256'))}"
 
 
-def by_hand(header: Any) -> str:
+def by_hand(header: Any, said: Any = None) -> str:
     """A token with a header that no library would write, under a signature that is right (PS256)."""
-    signed = f"{encoded(header)}.{encoded(claims())}"
+    signed = f"{encoded(header)}.{encoded(claims() if said is None else said)}"
     key: Any = KEYS["PS256"].get_op_key("sign")
     salted = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
     return f"{signed}.{encoded(key.sign(signed.encode(), salted, hashes.SHA256()))}"
@@ -87,6 +86,8 @@ def tampered(text: str, place: int) -> str:
 
 
 NOW = int(time.time())
+BEFORE = {"typ": "JWT"}
+"""The header of an access token from before RFC 9068."""
 
 BAD: dict[str, Callable[[], str]] = {
     # algorithms (RFC 8725 sections 2.1 and 3.1)
@@ -129,8 +130,16 @@ BAD: dict[str, Callable[[], str]] = {
     "a binding of no form": lambda: token(cnf="x"),
     "a binding that is no certificate": lambda: token(cnf={"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}),
     "a thumbprint of no form": lambda: token(cnf={"x5t#S256": 7}),
+    "an empty binding": lambda: token(cnf={}),
+    "a binding that is a list": lambda: token(cnf=[]),
+    "a binding that is false": lambda: token(cnf=False),
+    "a client named by azp alone": lambda: token(client_id=None, azp="tpp"),
+    "a client named by sub alone": lambda: token(client_id=None),
+    "an empty client_id": lambda: token(client_id="", azp="tpp"),
+    "an empty client_id, before RFC 9068": lambda: sign({**claims(), "client_id": "", "azp": "tpp"}, header=BEFORE),
     # types (RFC 9068 section 2.1, RFC 8725 section 3.11)
-    "no type": lambda: sign(claims(), header={"typ": None}),
+    "a type that is none in words": lambda: sign(claims(), header={"typ": "none"}),
+    "an empty type": lambda: sign(claims(), header={"typ": ""}),
     "a SET replayed as a token": lambda: sign(claims(events={"urn:test:event": {}}), header={"typ": "secevent+jwt"}),
     "an ID token of another type": lambda: sign(claims(), header={"typ": "logout+jwt"}),
     "a type that is no text": lambda: by_hand({"alg": "PS256", "typ": 7, "kid": "ps"}),
@@ -236,10 +245,69 @@ def test_the_audience_may_be_one_of_several(aud: Any) -> None:
     ],
 )
 def test_client_id_names_the_tpp_then_azp_then_sub(said: dict[str, Any], client: str) -> None:
-    """decisions.md, smaller ones; RFC 9068 section 2.2."""
-    found = read(token(**said))
+    """decisions.md, smaller ones: of issuers from before RFC 9068."""
+    found = read(sign(claims(**said), header=BEFORE))
     assert found is not None
     assert found.client == client
+
+
+@pytest.mark.parametrize("typ", ["at+jwt", "AT+JWT", "application/at+jwt"])
+def test_an_access_token_of_rfc_9068_names_its_client_by_client_id_alone(typ: str) -> None:
+    """RFC 9068 section 2.2: client_id is REQUIRED. sub may be a person there, whose name may be a TPP's."""
+    header = {"typ": typ}
+    found = read(sign(claims("tpp", azp="other", sub="another"), header=header))
+    assert found is not None
+    assert found.client == "tpp"
+    for said in (
+        {"client_id": None},
+        {"client_id": None, "azp": "tpp"},
+        {"client_id": None, "azp": "tpp", "sub": None},
+    ):
+        assert read(sign(claims(**said), header=header)) is None
+
+
+def shaped(header: dict[str, Any], said: dict[str, Any]) -> str:
+    """A token of that shape, signed and addressed as a good one."""
+    text = json.dumps(said).replace(AUDIENCE, issuer.AUDIENCE)
+    now = int(time.time())
+    common = {"iss": issuer.NAME, "iat": now, "exp": now + 300}
+    return by_hand({"alg": "PS256", "kid": "ps", **header}, {**common, **json.loads(text)})
+
+
+@pytest.mark.parametrize("product", ACCESS_TOKENS)
+def test_access_tokens_of_the_field_are_read(product: str) -> None:
+    """Issue 13, 2: no typ, or JWT; scp, as text or array; null for absent; the client by each of its names."""
+    header, said, scopes = ACCESS_TOKENS[product]
+    found = read(shaped(header, said))
+    assert found is not None
+    assert (found.client, set(found.scopes)) == (CLIENT, scopes)
+
+
+@pytest.mark.parametrize("what", OTHER_TOKENS)
+def test_no_other_token_passes_for_an_access_token(what: str) -> None:
+    """RFC 8725 section 3.12: where typ does not tell them apart, the claims must."""
+    header, said = OTHER_TOKENS[what]
+    assert read(shaped(header, said)) is None
+
+
+@pytest.mark.parametrize(
+    ("types", "taken"),
+    [
+        (("at+jwt",), {"at+jwt"}),
+        (("at+jwt", "application/at+jwt"), {"at+jwt", "application/at+jwt"}),
+        (("JWT",), {"JWT", "jwt"}),
+        (("none",), {None}),
+        (("x+jwt", "none"), {"x+jwt", None}),
+    ],
+)
+def test_the_types_that_are_taken_can_be_set(types: tuple[str, ...], taken: set[str | None]) -> None:
+    """EVENTPOLL_TOKEN_TYPES; at+jwt alone is what RFC 9068 section 4 asks of a resource server."""
+    ours = Validator(
+        issuer.NAME, issuer.AUDIENCE, IssuerKeys(issuer.jwks()), ALGORITHMS, lambda request: None, types=types
+    )
+    for typ in ("at+jwt", "application/at+jwt", "JWT", "jwt", "x+jwt", "none", None):
+        text = by_hand({"alg": "PS256", "kid": "ps", **({} if typ is None else {"typ": typ})})
+        assert (ours.authenticate_token(text) is not None) == (typ in taken)
 
 
 def test_scopes_may_be_a_list() -> None:
@@ -559,6 +627,66 @@ def test_a_token_without_a_scope_of_ours_is_403_and_told_which(server: Server, p
     assert challenge.startswith("Bearer ")
 
 
+BANKS_CALLS = [
+    ("GET", "/streams"),
+    ("PUT", "/streams/tpp"),
+    ("POST", "/streams/tpp/sets:batch"),
+    ("DELETE", "/streams/tpp/sets/x"),
+    ("POST", "/api/fs/event-notifications/create-events"),
+    ("GET", "/metrics"),
+    ("GET", "/console"),
+    ("POST", "/console/streams/tpp/requeue"),
+]
+WSO2 = "/api/openbanking/event-notifications/events"
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+POLL_SCOPES = "accounts payments fundsconfirmations eventpolling"
+
+
+@pytest.mark.parametrize("scope", ["", "openid", "accounts", POLL_SCOPES])
+@pytest.mark.parametrize(("method", "path"), BANKS_CALLS)
+def test_a_token_that_may_not_make_a_call_of_the_banks_is_told_by_which_scope_it_could(
+    server: Server, method: str, path: str, scope: str
+) -> None:
+    """Issue 11, 10; RFC 6750 section 3: every 403 to a token carries its challenge, with the scope that would do."""
+    for accept in ("application/json", "text/html"):  # a page of the console, too
+        reply = ask(server, token(scope=scope), path, method=method, headers={"Accept": accept})
+        assert reply.status == 403
+        challenge = reply.headers["www-authenticate"]
+        assert challenge.startswith('Bearer realm="eventpoll", error="insufficient_scope", scope="eventpoll:bank", ')
+
+
+@pytest.mark.parametrize("path", ["/events", "/open-banking/v3.1/events", "/open-banking/v4.0/events"])
+def test_the_banks_token_that_polls_for_nobody_is_told_by_which_scopes_it_could(server: Server, path: str) -> None:
+    """The same, the other way round."""
+    reply = ask(server, token("the-bank", "eventpoll:bank"), path)
+    assert reply.status == 403
+    assert f'error="insufficient_scope", scope="{POLL_SCOPES}"' in reply.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize("path", [WSO2, "/api/fs/event-notifications/events"])
+def test_a_token_that_names_another_tpp_is_told_who_may(server: Server, path: str) -> None:
+    """On WSO2's paths the bank's scope polls for any TPP."""
+    headers = {**FORM, **bearer(token()), "x-wso2-client-id": "another"}
+    reply = server.request("POST", path, "request=e30=", headers)
+    assert reply.status == 403
+    assert 'error="insufficient_scope", scope="eventpoll:bank"' in reply.headers["www-authenticate"]
+
+
+def test_a_403_for_another_reason_than_its_scopes_challenges_a_token_too(server: Server) -> None:
+    """A page of another site, a form that is not ours: no scope opens that, and the challenge names none."""
+    bank = token("the-bank", "eventpoll:bank")
+    for path, kind, more in (
+        ("/events", JSON, {"Sec-Fetch-Site": "cross-site"}),
+        ("/streams/tpp/sets", JSON, {"Origin": "https://evil.example"}),
+        ("/console/streams/tpp/discard-all", FORM, {}),
+    ):
+        reply = server.request("POST", path, "{}", {**kind, **bearer(bank), **more})
+        assert reply.status == 403
+        assert reply.headers["www-authenticate"].startswith('Bearer realm="eventpoll", Basic ')
+        refused = server.request("POST", path, "{}", {**kind, "Authorization": basic(*BANK), **more})
+        assert (refused.status, "www-authenticate" in refused.headers) == (403, False)
+
+
 def test_the_401_of_a_bad_token_says_so_and_no_more(server: Server) -> None:
     """RFC 6750 section 3.1: invalid_token. Nothing tells an expired token from a forged one."""
     told = {
@@ -579,6 +707,17 @@ def test_no_credentials_are_asked_for_in_both_schemes_and_without_an_error(serve
     assert challenge.startswith('Bearer realm="eventpoll"')
     assert "Basic realm=" in challenge
     assert "error=" not in challenge
+
+
+@pytest.mark.parametrize("sent", ["Bearer", "Bearer ", "bearer", "Bearer   ", "Bearer\t", "", "Basic", "DPoP x", "x"])
+def test_a_scheme_without_a_token_gets_no_error_code(server: Server, sent: str) -> None:
+    """RFC 6750 section 3.1: no error code where the request has no authentication information, or of a kind that is not
+    known here. What was not sent cannot be invalid."""
+    for method, path in (("POST", "/events"), ("POST", "/open-banking/v4.0/events"), ("GET", "/streams")):
+        reply = server.request(method, path, POLL_NOW, {**JSON, "Authorization": sent})
+        assert reply.status == 401
+        assert reply.headers["www-authenticate"].startswith('Bearer realm="eventpoll", Basic')
+        assert "error=" not in reply.headers["www-authenticate"]
 
 
 @pytest.mark.parametrize("what", ["none", "HS256 with the public key", "a SET replayed as a token", "two kids"])
@@ -729,6 +868,37 @@ def test_the_keys_may_be_inline_or_in_a_file(serve: Callable[..., Server], tmp_p
     assert ask(server, token(scope="read:events")).status == 200
     assert ask(server, token(scope="accounts")).status == 403
     assert ask(server, token(scope="read:events", alg="RS256")).status == 401
+
+
+def test_the_strictest_settings_take_what_they_ask_for_alone(serve: Callable[..., Server]) -> None:
+    """Issue 11, 10: settings that demand at+jwt, demand a certificate, and turn the scope eventpoll:bank off."""
+    certificate = Certificate("tpp")
+    server = serve(
+        EVENTPOLL_TOKEN_TYPES="at+jwt",
+        EVENTPOLL_TOKEN_BINDING="required",
+        EVENTPOLL_TOKEN_BANK_SCOPE="off",
+        EVENTPOLL_CLIENT_CERT_HEADER="Client-Cert",
+        **issuer.settings(),
+    )
+    shown = {"Client-Cert": certificate.rfc9440()}
+    assert ask(server, token(**certificate.bound), headers=shown).status == 200
+    for text in (
+        token(),
+        token(cnf=None),
+        sign(claims(**certificate.bound), header={"typ": "JWT"}),
+        sign(claims(**certificate.bound), header={"typ": None}),
+    ):
+        reply = ask(server, text, headers=shown)
+        assert reply.status == 401
+        assert 'error="invalid_token"' in reply.headers["www-authenticate"]
+    for scope in ("eventpoll:bank", "accounts eventpoll:bank"):
+        reply = ask(server, token(scope=scope, **certificate.bound), "/streams", method="GET", headers=shown)
+        assert reply.status == 403
+        assert reply.headers["www-authenticate"].startswith(
+            'Bearer realm="eventpoll", error="insufficient_scope", Basic'
+        )
+    assert ask(server, token(scope="eventpoll:bank", **certificate.bound), headers=shown).status == 403
+    assert server.bank("GET", "/streams").status == 200
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------
