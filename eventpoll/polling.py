@@ -86,6 +86,7 @@ def poll(service: Service, profile: Profile, request: Request) -> Told:
         raise Refused("field_invalid", str(error), "ack") from None
     except TooManyHeld as error:
         raise _too_many(error, asked) from None
+    service.door.proven(request, caller)
     requestlog.note(request.environ, tpp=tpp, sets=len(answer.sets), acked=answer.acked, reported=answer.reported)
     text, status = profile.write(answer, asked)
     return Told(text, status, profile.content_type, headers)
