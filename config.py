@@ -74,6 +74,20 @@ def _words(*allowed: str) -> Callable[[str], tuple[str, ...]]:
     return read
 
 
+def _password(text: str) -> str:
+    """A password, or its scrypt hash in Werkzeug's form. What only begins like one is a mistake: a shell may have taken
+    the rest for variables, and the beginning would be a password that everyone knows."""
+    if text.startswith(("scrypt:", "pbkdf2:")):
+        found = re.fullmatch(r"scrypt:([0-9]{1,9}):([0-9]{1,4}):([0-9]{1,4})\$[^$\s]+\$[0-9a-f]{128}", text)
+        n, r, p = (int(number) for number in found.groups()) if found else (0, 0, 0)
+        if n & (n - 1) or not 2**24 <= 128 * n * r * p <= 2**29:
+            raise ValueError(
+                "begins like a hash and is none that is taken: make one with flask eventpoll hash-password, and keep "
+                "the $ in it from the shell ('…', or a file and EVENTPOLL_BANK_PASSWORD_FILE)"
+            )
+    return text
+
+
 def _header_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
         raise ValueError("must be the name of a header, of letters, digits and hyphens")
@@ -194,7 +208,7 @@ class Config:
     port: int = setting("PORT", 8000, _whole(1, 65535))
     web_concurrency: int = setting("WEB_CONCURRENCY", os.cpu_count() or 1, _whole(1, 1024))
     bank_username: str | None = setting("EVENTPOLL_BANK_USERNAME", None, str)
-    bank_password: str | None = setting("EVENTPOLL_BANK_PASSWORD", None, str, secret=True)
+    bank_password: str | None = setting("EVENTPOLL_BANK_PASSWORD", None, _password, secret=True)
     issuer: str | None = setting("EVENTPOLL_ISSUER", None, str)
     signing_keys: KeySet | None = setting("EVENTPOLL_SIGNING_KEYS", None, _signing_keys, secret=True)
     set_profile: str = setting("EVENTPOLL_SET_PROFILE", "rfc8417", _one_of(*SET_PROFILES))
