@@ -255,20 +255,3 @@ def test_every_error_code_stands_in_the_list_of_errors(code: str) -> None:
     (line,) = re.findall(rf"^\| `{code}` \|(.*)$", document("errors.md"), re.M)
     told = [cell.strip().strip("`") for cell in line.strip("| ").split("|")]
     assert told[:5] == [str(row.status), row.err, row.obie_v3 or "–", row.obie_v4 or "–", row.wso2]
-
-
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
-def test_the_lock_holds_what_the_requirements_ask_for(name: str) -> None:
-    """What is installed is what was pinned, by hash: `make lock` writes it anew."""
-    asked = re.findall(r"^([\w-]+)(?:\[[\w,]+\])?==([\w.]+)", (ROOT / f"{name}.txt").read_text(), re.M)
-    locked = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / f"{name}.lock").read_text(), re.M))
-    assert asked
-    assert {package.lower(): version for package, version in asked}.items() <= locked.items()
-    assert "--hash=sha256:" in (ROOT / f"{name}.lock").read_text()
-
-
-def test_what_is_installed_is_installed_by_hash() -> None:
-    """What was exchanged on its way is refused by pip."""
-    lines = re.findall(r"pip install .*\.lock", (ROOT / "Makefile").read_text(encoding="utf-8"))
-    assert len(lines) == 2
-    assert all("--require-hashes" in line for line in lines)
