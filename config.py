@@ -244,6 +244,8 @@ class Config:
     proxy_hops: int = setting("EVENTPOLL_PROXY_HOPS", 0, _whole(0, 10))
     trusted_hosts: tuple[str, ...] = setting("EVENTPOLL_TRUSTED_HOSTS", (), _words())
     poll_rate: RateLimitItem | None = setting("EVENTPOLL_POLL_RATE", None, _rate)
+    request_seconds: float = setting("EVENTPOLL_REQUEST_SECONDS", 30.0, _decimal(0, 600, above=True))
+    max_connections_per_address: int = setting("EVENTPOLL_MAX_CONNECTIONS_PER_ADDRESS", 500, _whole(0, 100_000))
     failed_login_seconds: float = setting("EVENTPOLL_FAILED_LOGIN_SECONDS", 1.0, _decimal(0, 10))
     log: str = setting("EVENTPOLL_LOG", "none", _one_of("none", "json"))
     data_dir: Path = Path(".data")

@@ -76,6 +76,8 @@ GOOD = [
     ("EVENTPOLL_PROXY_HOPS", "2", "proxy_hops", 2),
     ("EVENTPOLL_TRUSTED_HOSTS", "bank.example .tpp.example", "trusted_hosts", ("bank.example", ".tpp.example")),
     ("EVENTPOLL_POLL_RATE", "600/minute", "poll_rate", RateLimitItemPerMinute(600)),
+    ("EVENTPOLL_REQUEST_SECONDS", "0.5", "request_seconds", 0.5),
+    ("EVENTPOLL_MAX_CONNECTIONS_PER_ADDRESS", "0", "max_connections_per_address", 0),
     ("EVENTPOLL_FAILED_LOGIN_SECONDS", "0", "failed_login_seconds", 0.0),
     ("EVENTPOLL_LOG", "json", "log", "json"),
 ]
@@ -141,6 +143,9 @@ BAD = [
     ("EVENTPOLL_TRUSTED_HOSTS", ", ,"),
     ("EVENTPOLL_POLL_RATE", "10"),
     ("EVENTPOLL_POLL_RATE", "0/second"),
+    ("EVENTPOLL_REQUEST_SECONDS", "0"),
+    ("EVENTPOLL_REQUEST_SECONDS", "601"),
+    ("EVENTPOLL_MAX_CONNECTIONS_PER_ADDRESS", "-1"),
     ("EVENTPOLL_FAILED_LOGIN_SECONDS", "11"),
     ("EVENTPOLL_LOG", "xml"),
 ]
@@ -184,6 +189,8 @@ DEFAULTS = {
     "proxy_hops": 0,
     "trusted_hosts": (),
     "poll_rate": None,
+    "request_seconds": 30.0,
+    "max_connections_per_address": 500,
     "failed_login_seconds": 1.0,
     "log": "none",
 }

@@ -321,6 +321,13 @@ def test_headers_have_their_size(server: Server, text: bytes) -> None:
     assert server.request("GET", "/healthz").status == 200
 
 
+def test_a_request_has_fifty_headers_at_most(server: Server) -> None:
+    """Issue 11, 11: RFC 6585 section 5 for more."""
+    for count, status in ((50, 200), (51, 431)):
+        headers = b"".join(b"X-%d: x\r\n" % number for number in range(count - 1))
+        assert server.raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n").status == status
+
+
 def test_a_token_of_the_longest_length_is_read(server: Server, tpp: str) -> None:
     """Tokens with many claims go through: what a header may hold, a token may."""
     text = token(tpp, filler="x" * 4000)
