@@ -24,7 +24,12 @@ from eventpoll.passwords import Password
 from eventpoll.records import Rules
 from eventpoll.secevent import Minter
 from eventpoll.store import Store
-from tests.conftest import ROOT, RedisServer, Server, basic, set_of, wait_for
+from harness import ROOT, programs
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
+from harness.service import Server, basic
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 EVENT = '{"events": {"urn:test:event": {"n": 1}}}'
 KEYS = ("keygen", "hash-password")

@@ -17,16 +17,17 @@ from flask.testing import FlaskClient
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from app import create_app
-from bench.servers import free_port
 from config import Config
 from eventpoll import passwords, rates
 from eventpoll.auth import hash_of
 from eventpoll.errors import Refused
 from eventpoll.passwords import Password
 from eventpoll.rates import FREE, Guesses
-from tests import contract, issuer
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, start_server
-from tests.issuer import bearer, token
+from harness import contract, issuer
+from harness.issuer import bearer, token
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
+from harness.service import BANK, Reply, Server, basic, start_server
 
 SECONDS = 10
 FORM = "application/x-www-form-urlencoded"

@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import BANK, ROOT, Server, basic, wait_for
+from harness import ROOT
+from harness.service import BANK, Server, basic
+from harness.waiting import wait_for
 
 JSON = {"Content-Type": "application/json"}
 FORM = "application/x-www-form-urlencoded"

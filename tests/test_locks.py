@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
-from tests.conftest import ROOT
+from harness import ROOT
 
 LOCKED = ["requirements", "requirements-dev", "requirements-tools", "bench/requirements"]
 Lock = dict[NormalizedName, list[Requirement]]

@@ -19,10 +19,13 @@ from typing import Any
 import gevent.socket
 import pytest
 
-from bench.servers import free_port
 from connections import Connection
-from tests.certificates import Certificate
-from tests.conftest import BANK, ROOT, RedisServer, Server, basic, start_server, wait_for
+from harness import ROOT
+from harness.certificates import Certificate
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
+from harness.service import BANK, Server, basic, start_server
+from harness.waiting import wait_for
 from tests.test_certificates import AUTHORITY
 
 LONGEST = 20.0

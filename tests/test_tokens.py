@@ -21,10 +21,13 @@ from eventpoll import jwks as module
 from eventpoll import tokens
 from eventpoll.jwks import IssuerKeys, NoKeys, parse
 from eventpoll.tokens import Token, Validator
-from tests import issuer
-from tests.certificates import Certificate
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, start_server, wait_for
-from tests.issuer import KEYS, STRANGER, Issuer, bearer, claims, encoded, sign, token
+from harness import issuer
+from harness.certificates import Certificate
+from harness.issuer import KEYS, STRANGER, Issuer, bearer, claims, encoded, sign, token
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, basic, start_server
+from harness.sets import set_of
+from harness.waiting import wait_for
 from tests.token_shapes import ACCESS_TOKENS, AUDIENCE, CLIENT, OTHER_TOKENS
 
 POLL_NOW = '{"returnImmediately":true}'
