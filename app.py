@@ -4,9 +4,10 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import eventpoll
-from config import Config
-from eventpoll import answers, requestlog
-from eventpoll.express import Express
+from eventpoll.api import refusals
+from eventpoll.api.fast_path import Express
+from eventpoll.settings import Config
+from eventpoll.web import request_log
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -16,9 +17,9 @@ def create_app(config: Config | None = None) -> Flask:
     if config.trusted_hosts:
         app.config["TRUSTED_HOSTS"] = list(config.trusted_hosts)
     eventpoll.init_app(app, config)
-    answers.init_app(app)
+    refusals.init_app(app)
     if config.log == "json":
-        requestlog.init(app)
+        request_log.init(app)
     app.wsgi_app = Express(app, logs=config.log == "json")  # type: ignore[method-assign]
     if config.proxy_hops:
         hops = config.proxy_hops

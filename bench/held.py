@@ -15,7 +15,7 @@ from bench.servers import Web, end
 from bench.service import BANK, PROOF, Bench, basic, environ
 from bench.sets import secevent
 from bench.sizes import Size
-from eventpoll import keys
+from eventpoll.store import keys
 from harness.waiting import wait_for
 
 PART = "held polls"

@@ -24,10 +24,11 @@ from app import create_app  # noqa: E402
 from bench.servers import Programs, Redis  # noqa: E402
 from bench.service import key  # noqa: E402
 from bench.sets import event, jti, payload, secevent  # noqa: E402
-from config import Config  # noqa: E402
-from eventpoll.auth import hash_of  # noqa: E402
-from eventpoll.events import push_lines, read_line  # noqa: E402
-from eventpoll.secevent import REGISTRY, Signed  # noqa: E402
+from eventpoll.access.door import hash_of  # noqa: E402
+from eventpoll.delivery.batch import push_lines  # noqa: E402
+from eventpoll.sets.event import Signed, read_line  # noqa: E402
+from eventpoll.sets.signed import REGISTRY  # noqa: E402
+from eventpoll.settings import Config  # noqa: E402
 
 BODY = b'{"returnImmediately":true}'
 ROUNDS, TURNS = 21, 300

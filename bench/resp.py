@@ -11,10 +11,10 @@ from typing import Any
 import hiredis
 
 from bench.sets import secevent
-from eventpoll import keys
-from eventpoll.records import Rules
+from eventpoll.store import keys
+from eventpoll.store.records import Rules
 
-LUA = Path(__file__).resolve().parent.parent / "eventpoll" / "lua"
+LUA = Path(__file__).resolve().parent.parent / "eventpoll" / "store" / "lua"
 RULES = Rules()
 RETENTION, DEDUPE = round(RULES.retention * 1000), round(RULES.dedupe * 1000)
 

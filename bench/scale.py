@@ -13,8 +13,8 @@ from typing import Any
 import redis
 
 from bench.sets import secevent
-from eventpoll.records import Rules
-from eventpoll.store import Store
+from eventpoll.store.records import Rules
+from eventpoll.store.store import Store
 from harness.redis_servers import RedisServer
 from harness.topologies import cluster
 

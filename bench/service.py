@@ -12,7 +12,7 @@ from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 
 from bench.resp import Wire
 from bench.servers import Programs, Redis, Web
-from eventpoll.auth import hash_of
+from eventpoll.access.door import hash_of
 
 BANK = ("bank", "bank-password-of-the-bench")
 SECRET = "secret-of-every-stream-of-the-bench"

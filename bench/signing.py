@@ -8,7 +8,7 @@ from joserfc import jws
 
 from bench.service import key
 from bench.sets import jti, payload
-from eventpoll.secevent import REGISTRY
+from eventpoll.sets.signed import REGISTRY
 
 
 def main(algorithm: str, seconds: float) -> None:

@@ -11,7 +11,7 @@ from bench.servers import Redis, Web
 from bench.service import PROOF, Bench, environ
 from bench.sets import SET_CHARACTERS
 from bench.sizes import Size
-from eventpoll.embedded import NoServer, binary
+from eventpoll.store.redis.embedded import NoServer, binary
 from harness.waiting import wait_for
 
 MEMORY, FILE = "Redis' bytes for a SET, against its size", "append-only file"

@@ -23,10 +23,10 @@ from chaos.journal import Fault, Journal
 from chaos.picture import take, weigh
 from chaos.stage import Stage, stage
 from chaos.verdict import emptied, judge
-from eventpoll.failures import StoreError
-from eventpoll.openapi import document
-from eventpoll.records import Rules
-from eventpoll.store import Store
+from eventpoll.api.openapi import document
+from eventpoll.store.errors import StoreError
+from eventpoll.store.records import Rules
+from eventpoll.store.store import Store
 from harness import ROOT
 from harness.waiting import wait_for
 

@@ -18,7 +18,7 @@ from redis.sentinel import Sentinel
 
 from chaos.clients import QUIET, TPPS
 from chaos.proxy import Proxy
-from eventpoll.embedded import NoServer, binary
+from eventpoll.store.redis.embedded import NoServer, binary
 from harness.programs import children, is_running
 from harness.redis_servers import RedisServer
 from harness.service import BANK_SETTINGS, Server, start_server

@@ -68,15 +68,15 @@ bind = f"127.0.0.1:{_module.settings.port}"
 def when_ready(server: Any) -> None:
     """Fill the demo stream if nothing waits on it, and say what to try."""
     _module.when_ready(server)
-    from eventpoll import auth
-    from eventpoll.failures import Unavailable
-    from eventpoll.secevent import BadSecevent, Event
+    from eventpoll.access import door
     from eventpoll.service import Service
+    from eventpoll.sets.event import BadSecevent, Event
+    from eventpoll.store.errors import Unavailable
 
     transmitter = Service.build(_module.settings).transmitter
     try:
-        if not transmitter.configure(TPP, auth.hash_of(SECRET), {}):
-            transmitter.store.rotate(TPP, auth.hash_of(SECRET), 0)
+        if not transmitter.configure(TPP, door.hash_of(SECRET), {}):
+            transmitter.store.rotate(TPP, door.hash_of(SECRET), 0)
         status = transmitter.status(TPP)
         if status.pending + status.in_flight == 0:
             before = int(status.fields.get("pushed", 0))

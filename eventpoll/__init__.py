@@ -1,46 +1,41 @@
 """eventpoll hands Security Event Tokens (RFC 8417) to those who poll for them (RFC 8936, OBIE, WSO2).
 
-The layers, each importing only from those below:
+The rooms, from the top; imports go down only (tests/promises/test_shape.py):
 
-  wire     polling, express, bank, console, health, metrics, cli, shell, worker, inbox, check: who asks for something;
-           openapi, bankcalls, pollcalls, calls, shapes: what there is to ask, told;
-           answers, pages, refusals, profiles, events, schemas, views, errors: how it is read and answered;
-           auth, passwords, tokens, jwks, certificate, rates: who asks, and how often; requestlog; service: the whole
-  service  transmitter: the rules; waiting: held polls; secevent: a SET; jsontext: JSON, read strictly
-  store    store: one method for each Lua command; records, failures: what comes out of it; subscription: wake-ups;
-           intake: the inbox; commands, circuit, roundtrip, connection, embedded: the way there; keys
+  console, cli > api > profiles > service > web, worker > access > delivery > sets > store > errors, settings
+
+What the service consists of is imported in the functions: who wants the settings alone imports no more.
 """
-
-from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask
 
-from eventpoll import answers, bank, cli, console, health, metrics, openapi, polling, requestlog
-from eventpoll.service import Service
-
-if TYPE_CHECKING:
-    from config import Config
+from eventpoll.settings import Config
 
 __all__ = ["init_app"]
 
 
-def init_app(app: Flask, config: "Config | None" = None) -> None:
+def init_app(app: Flask, config: Config | None = None) -> None:
     """Mount eventpoll in a Flask application, its own or a bank's.
 
     Without `config` the settings come from the environment, and from `app.config`, which wins. Raises
-    config.ConfigError with a line for each mistake. Opens no connection yet.
+    settings.ConfigError with a line for each mistake. Opens no connection yet.
     """
-    if config is None:
-        from config import Config
+    from eventpoll.api import bank, health, metrics, openapi, poll, refusals, well_known
+    from eventpoll.cli import commands
+    from eventpoll.console import views
+    from eventpoll.profiles import all_profiles
+    from eventpoll.service import Service
+    from eventpoll.web import request_log
 
+    if config is None:
         config = Config.from_environ(over=app.config)
-    service = Service.build(config)
+    service = Service.build(config, all_profiles(config.wso2_empty_status))
     app.extensions["eventpoll"] = service
     root = Blueprint("eventpoll", __name__, cli_group="eventpoll")
-    answers.init(root)
+    refusals.init(root)
     if config.log == "json":
-        requestlog.init(root)
-    cli.init(root)
-    for part in (polling, bank, health, openapi, metrics, console):
+        request_log.init(root)
+    commands.init(root)
+    for part in (poll, bank, health, well_known, openapi, metrics, views):
         root.register_blueprint(part.blueprint(service))
     app.register_blueprint(root)

@@ -62,28 +62,3 @@ class Refused(Exception):
     def row(self) -> Code:
         """The names of this refusal."""
         return CODES[self.code]
-
-
-def first_mistake(messages: object) -> tuple[str, str]:
-    """The first of marshmallow's messages: where, as member.member, and what."""
-    names: list[str] = []
-    while isinstance(messages, dict | list) and messages:
-        if isinstance(messages, list):
-            messages = messages[0]
-        else:
-            name, messages = next(iter(messages.items()))
-            names.append(str(name))
-    if names[2:] in (["key"], ["value"]):  # marshmallow's own words, in the errors of a Dict: no members
-        names.pop()
-    return ".".join(names), str(messages)
-
-
-def invalid(messages: object) -> Refused:
-    """What marshmallow found, as a refusal."""
-    path, what = first_mistake(messages)
-    path = path[:500]
-    code = {
-        "Missing data for required field.": "field_missing",
-        "Unknown field.": "field_unexpected",
-    }.get(what, "field_invalid")
-    return Refused(code, f"{path}: {what[:1].lower()}{what[1:].rstrip('.')}" if path else what, path)

@@ -1,26 +1,25 @@
 """The parts of a running service, put together once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from flask import Request
 
-from eventpoll import certificate
-from eventpoll.auth import Bank, Caller, Door
-from eventpoll.failures import Denied, NoStream
-from eventpoll.jwks import IssuerKeys
-from eventpoll.passwords import Password
-from eventpoll.profiles import Profile, all_profiles
-from eventpoll.rates import Guesses, Rate, Slowing
-from eventpoll.records import Rules
-from eventpoll.secevent import Minter
-from eventpoll.store import Store
-from eventpoll.tokens import BANK_SCOPE, Protector, Validator
-from eventpoll.transmitter import Limits, Transmitter
-from eventpoll.waiting import Waiting
-
-if TYPE_CHECKING:
-    from config import Config
+from eventpoll.access import certificate
+from eventpoll.access.door import Bank, Caller, Door
+from eventpoll.access.failed_logins import Guesses, Slowing
+from eventpoll.access.issuer_keys import IssuerKeys
+from eventpoll.access.passwords import Password
+from eventpoll.access.poll_rate import Rate
+from eventpoll.access.tokens import BANK_SCOPE, Protector, Validator
+from eventpoll.delivery.held_polls import Waiting
+from eventpoll.delivery.transmitter import Limits, Transmitter
+from eventpoll.sets.minting import Minter
+from eventpoll.settings import Config
+from eventpoll.store.errors import Denied, NoStream
+from eventpoll.store.records import Rules
+from eventpoll.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,9 @@ class Service:
 
     transmitter: Transmitter
     door: Door
-    profiles: list[Profile]
+    profiles: Sequence[Any]
+    """The ways of speaking (profiles.Profile), which the service hands on and does not know."""
+
     rate: Rate | None = None
 
     def prove(self, caller: Caller, request: Request) -> None:
@@ -42,7 +43,7 @@ class Service:
             self.door.proven(request, caller)
 
     @classmethod
-    def build(cls, config: "Config") -> "Service":
+    def build(cls, config: Config, profiles: Sequence[Any] = ()) -> "Service":
         """The service that the settings describe; opens no connection yet."""
         rules = Rules(
             redeliver_after=config.redeliver_after,
@@ -63,10 +64,10 @@ class Service:
             config.push_jwks,
         )
         rate = Rate(config.poll_rate, store) if config.poll_rate else None
-        return cls(transmitter, _door(config), all_profiles(config.wso2_empty_status), rate)
+        return cls(transmitter, _door(config), profiles, rate)
 
 
-def _door(config: "Config") -> Door:
+def _door(config: Config) -> Door:
     bank = None
     if config.bank_username is not None and config.bank_password is not None:
         bank = Bank(config.bank_username, Password(config.bank_password))

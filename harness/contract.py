@@ -13,7 +13,7 @@ from jsonschema.protocols import Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from eventpoll.openapi import document
+from eventpoll.api.openapi import document
 
 WHERE = "urn:eventpoll"
 PATHS = [

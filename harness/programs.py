@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from eventpoll.embedded import binary
+from eventpoll.store.redis.embedded import binary
 from harness import ROOT
 
 INHERITED = ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_CONFIG")

@@ -12,9 +12,9 @@ from flask.testing import FlaskClient
 from joserfc.jwk import RSAKey
 
 from app import create_app
-from config import Config
-from eventpoll.records import Rules
-from eventpoll.store import Store
+from eventpoll.settings import Config
+from eventpoll.store.records import Rules
+from eventpoll.store.store import Store
 from harness.redis_servers import RedisServer
 from harness.service import BANK_SETTINGS, Server, start_server
 
@@ -71,7 +71,7 @@ def environ(signing_keys: str) -> dict[str, str]:
 def app(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Flask:
     """The application on fakeredis: for the wire's unit tests, which need no server."""
     client = fakeredis.FakeRedis(version=(7,))
-    monkeypatch.setattr("eventpoll.store.connect", lambda url, data_dir: client)
+    monkeypatch.setattr("eventpoll.store.store.connect", lambda url, data_dir: client)
     app = create_app(Config.from_environ(environ))
     app.testing = True
     return app

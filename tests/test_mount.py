@@ -10,7 +10,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 import eventpoll
-from config import Config, ConfigError
+from eventpoll.settings import Config, ConfigError
 from harness.redis_servers import RedisServer
 from harness.service import BANK, ISSUER, basic
 from harness.sets import set_of
@@ -50,7 +50,7 @@ def bank_app() -> Flask:
 def mine(monkeypatch: pytest.MonkeyPatch) -> Flask:
     """The bank's application; eventpoll, once mounted in it, keeps its SETs in fakeredis."""
     kept = fakeredis.FakeRedis(version=(7,))
-    monkeypatch.setattr("eventpoll.store.connect", lambda url, data_dir: kept)
+    monkeypatch.setattr("eventpoll.store.store.connect", lambda url, data_dir: kept)
     for name in Config.names():
         monkeypatch.delenv(name, raising=False)
     return bank_app()

@@ -1,4 +1,5 @@
-"""Tokens as authorization servers in the field write them: what differs from RFC 9068. Data for tests/test_tokens.py.
+"""Tokens as authorization servers in the field write them: what differs from
+RFC 9068. Data for tests/access/test_tokens.py.
 
 Each has its header and claims as the product writes them. The tests put in what every token has alike: alg, kid, iss,
 our audience, and times around now. AUDIENCE stands for the audience that the bank has set up.

@@ -1,0 +1,60 @@
+"""How often a TPP may poll (EVENTPOLL_POLL_RATE), counted in the store."""
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from limits import RateLimitItem
+from limits.storage import RedisStorage
+from limits.strategies import FixedWindowRateLimiter
+
+from eventpoll.errors import Refused
+from eventpoll.store.errors import errors
+from eventpoll.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Counters(RedisStorage):
+    """The counters of limits, on the store's own client."""
+
+    def __init__(self, client: Any) -> None:
+        super(RedisStorage, self).__init__()
+        self.key_prefix = "eventpoll:limits"
+        self.storage = client
+        self.initialize_storage("")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many polls of one TPP in so many seconds, counted in the store, so over all workers."""
+
+    item: RateLimitItem
+    store: Store
+
+    @cached_property
+    def limiter(self) -> FixedWindowRateLimiter:
+        """What counts; made when first asked, as a Cluster's nodes are only known then. Raises Unavailable."""
+        return FixedWindowRateLimiter(Counters(self.store.redis))
+
+    def count(self, tpp: str) -> dict[str, str]:
+        """Count a poll: the RateLimit headers to answer with. Raises Refused (429), Unavailable."""
+        with errors():
+            let_in = self.limiter.hit(self.item, tpp)
+            window = self.limiter.get_window_stats(self.item, tpp)
+        reset = max(1, math.ceil(window.reset_time - time.time()))
+        seconds = self.item.get_expiry()
+        headers = {
+            "RateLimit-Policy": f'"poll";q={self.item.amount};w={seconds}',
+            "RateLimit": f'"poll";r={max(0, window.remaining)};t={reset}',
+        }
+        if let_in:
+            return headers
+        raise Refused(
+            "too_many",
+            f"more than {self.item.amount} polls in {seconds} s: nothing of this one took effect",
+            headers={**headers, "Retry-After": str(reset)},
+        )

@@ -1,0 +1,202 @@
+"""OAuth 2 bearer tokens: JWTs of the client-credentials grant (RFC 6750, RFC 9068), bound to a certificate where
+they say so (RFC 8705)."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from authlib.oauth2.rfc6749 import ResourceProtector
+from authlib.oauth2.rfc6750 import BearerTokenValidator, InsufficientScopeError, InvalidTokenError
+from flask import Request
+from joserfc import jwt
+from joserfc.errors import JoseError
+
+from eventpoll.access.issuer_keys import IssuerKeys
+from eventpoll.store.keys import TPP
+
+BANK_SCOPE = "eventpoll:bank"
+LEEWAY_SECONDS = 30
+CACHED = 10_000
+LONGEST = 8_192
+ACCESS_TOKEN = ("at+jwt", "application/at+jwt")
+"""The `typ` of RFC 9068, which is an access token's and nothing else's."""
+
+UNTYPED = "none"
+"""Among the types that are taken: a token whose header has no `typ`."""
+
+NOT_OURS = ("nonce", "at_hash", "c_hash", "s_hash", "events")
+"""Claims that no access token of the client-credentials grant has: those of ID tokens (OpenID Connect Core sections 2
+and 3.3.2.11, FAPI 1.0 part 2), and the one of SETs and logout tokens (RFC 8417 section 4.5)."""
+
+OTHER_KINDS = ("id", "refresh", "offline", "logout")
+"""What Keycloak's claim `typ` and Cognito's `token_use` say of tokens that are no access tokens."""
+
+FAR = 2**53
+"""A time, in seconds, after which nothing is asked: what expires later expires then."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that is good: whose it is, what it may do, until when (seconds), and the certificate it is bound to."""
+
+    client: str
+    scopes: frozenset[str]
+    expires: float
+    thumbprint: str | None
+
+
+class Validator(BearerTokenValidator):
+    """Checks tokens; a signature once in a token's life."""
+
+    def __init__(
+        self,
+        issuer: str,
+        audience: str,
+        keys: IssuerKeys,
+        algorithms: Sequence[str],
+        thumbprint: Callable[[Request], str | None],
+        types: Sequence[str] = (*ACCESS_TOKEN, "JWT", UNTYPED),
+        binding: str = "optional",
+    ) -> None:
+        super().__init__(realm="eventpoll")
+        self._claims = jwt.JWTClaimsRegistry(
+            leeway=LEEWAY_SECONDS,
+            iss={"essential": True, "value": issuer},
+            aud={"essential": True, "value": audience},
+            exp={"essential": True},
+        )
+        self._keys = keys
+        self._algorithms = list(algorithms)
+        self._thumbprint = thumbprint
+        self._types = {typ.lower() for typ in types}
+        self._must_be_bound = binding == "required"
+        self._cache: OrderedDict[bytes, Token] = OrderedDict()
+
+    def authenticate_token(self, token_string: str) -> Token | None:
+        """The token, if its signature and its claims are right; else None. Raises jwks.NoKeys."""
+        if len(token_string) > LONGEST:
+            return None
+        digest = hashlib.sha256(token_string.encode("utf-8", "replace")).digest()
+        token = self._cache.get(digest)
+        if token is None:
+            token = self._read(token_string)
+            if token is not None:
+                self._cache[digest] = token
+                while len(self._cache) > CACHED:
+                    self._cache.popitem(last=False)
+        elif token.expires + LEEWAY_SECONDS < time.time():
+            self._cache.pop(digest, None)
+            return None
+        return token
+
+    def validate_token(self, token: Token | None, scopes: Sequence[str], request: Request) -> None:
+        """Raises InvalidTokenError, or InsufficientScopeError where the token has none of `scopes`."""
+        if token is None:
+            raise InvalidTokenError()
+        if token.thumbprint is not None:
+            shown = self._thumbprint(request)
+            if shown is None or not hmac.compare_digest(shown.encode(), token.thumbprint.encode()):
+                raise InvalidTokenError()
+        if token.scopes.isdisjoint(scopes):
+            raise InsufficientScopeError()
+
+    def _read(self, text: str) -> Token | None:
+        header = _header(text)
+        typ = self._typ(header) if header is not None else None
+        if header is None or typ is None:
+            return None
+        kid = header.get("kid")
+        if kid is not None and not isinstance(kid, str):
+            return None
+        for key in self._keys.candidates(kid):
+            try:
+                claims = jwt.decode(text, key, algorithms=self._algorithms).claims
+                claims = {name: value for name, value in claims.items() if value is not None}
+                self._claims.validate(claims)
+            except (JoseError, ValueError, TypeError, AttributeError):
+                continue
+            token = _token(claims, typ)
+            return None if token is not None and token.thumbprint is None and self._must_be_bound else token
+        return None
+
+    def _typ(self, header: dict[str, Any]) -> str | None:
+        """Return the `typ` of a header in lower case, UNTYPED where there is none; None where it is not taken."""
+        typ = header.get("typ")
+        if typ is None:
+            return UNTYPED if UNTYPED in self._types else None
+        known = isinstance(typ, str) and typ.lower() in self._types - {UNTYPED}
+        return typ.lower() if known else None
+
+
+def _header(text: str) -> dict[str, Any] | None:
+    part = text.split(".", 1)[0]
+    try:
+        header = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return None
+    return header if isinstance(header, dict) else None
+
+
+def _token(claims: dict[str, Any], typ: str) -> Token | None:
+    """Return the token that these claims make, of that `typ`; None where they make none."""
+    # RFC 9068 section 2.2 requires client_id; issuers from before it write azp, or the client alone as sub.
+    names = ("client_id",) if typ in ACCESS_TOKEN else ("client_id", "azp", "sub")
+    client = next((claims[name] for name in names if name in claims), None)
+    scopes = _scopes(claims)
+    if not isinstance(client, str) or not TPP.fullmatch(client) or scopes is None:
+        return None
+    if typ not in ACCESS_TOKEN and not _is_access_token(claims, client, scopes):
+        return None
+    bound = claims.get("cnf")
+    thumbprint = None
+    if bound is not None:
+        # Each member is a key that the presenter must prove (RFC 7800 section 3.1), and only the certificate's is
+        # checked here. A token with another member, or with none, is bound to a key that nobody saw.
+        if not isinstance(bound, dict) or {name for name in bound if bound[name] is not None} != {"x5t#S256"}:
+            return None
+        thumbprint = bound["x5t#S256"]
+        if not isinstance(thumbprint, str):
+            return None
+    return Token(client, frozenset(scopes), float(min(claims["exp"], FAR)), thumbprint)
+
+
+def _scopes(claims: dict[str, Any]) -> set[str] | None:
+    """Return the scopes of a token, as text or as an array, from `scope` and from Entra's and Okta's `scp`; None where
+    either is neither."""
+    scopes: set[str] = set()
+    for name in ("scope", "scp"):
+        said = claims.get(name, "")
+        words = said.split() if isinstance(said, str) else said
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            return None
+        scopes.update(words)
+    return scopes
+
+
+def _is_access_token(claims: dict[str, Any], client: str, scopes: set[str]) -> bool:
+    """Whether these are the claims of an access token, where `typ` does not say so.
+
+    An ID token is for the client itself: `aud` names it. Some issuers write the client among the audiences of access
+    tokens, too, but those have scopes.
+    """
+    audience = claims.get("aud")
+    for_client = client in ([audience] if isinstance(audience, str) else audience or [])
+    if for_client and not scopes:
+        return False
+    kinds = (str(claims.get(name, "")).lower() for name in ("typ", "token_use"))
+    return not claims.keys() & set(NOT_OURS) and not set(kinds) & set(OTHER_KINDS)
+
+
+class Protector(ResourceProtector):
+    """Authlib's protector; its errors are told by access/door.py, in our shapes."""
+
+    def __init__(self, validator: Validator) -> None:
+        super().__init__()
+        self.register_token_validator(validator)

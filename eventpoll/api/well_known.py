@@ -1,0 +1,23 @@
+"""What receivers look for at a well-known address: the public keys of the SETs that are minted here."""
+
+from flask import Blueprint, Response, jsonify
+
+from eventpoll.service import Service
+
+JWKS_SECONDS = 300
+
+
+def blueprint(service: Service) -> Blueprint:
+    """The addresses below /.well-known."""
+    bp = Blueprint("well_known", __name__)
+    keys = service.transmitter.minter.keys
+    public = keys.as_dict(private=False) if keys else {"keys": []}
+
+    @bp.get("/.well-known/jwks.json", provide_automatic_options=False)
+    def jwks() -> Response:
+        """The public half of each signing key (RFC 7517)."""
+        response = jsonify(public)
+        response.headers["Cache-Control"] = f"public, max-age={JWKS_SECONDS}"
+        return response
+
+    return bp

@@ -1,0 +1,1 @@
+"""The operator's commands. May use: service, web, worker, access, delivery, sets, store, errors."""

@@ -1,0 +1,89 @@
+"""What every command at the shell shares: names, errors, JSON or tables."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+
+from eventpoll.delivery.transmitter import Conflict
+from eventpoll.errors import Refused
+from eventpoll.sets.event import BadSecevent
+from eventpoll.store.errors import StoreError, Unavailable
+from eventpoll.store.keys import check_tpp
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
+
+
+class Name(click.ParamType[str]):
+    """The name of a TPP."""
+
+    name = "tpp"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return check_tpp(str(value))
+        except Refused as error:
+            self.fail(error.description, param, ctx)
+
+
+TPP = Name()
+
+
+def with_service(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the service of the application."""
+
+    @with_appcontext
+    @wraps(command)
+    def call(*args: Any, **options: Any) -> None:
+        command(current_app.extensions["eventpoll"], *args, **options)
+
+    return call
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors as one line, and exit code 1."""
+    try:
+        yield
+    except Unavailable as error:
+        raise click.ClickException(cell(f"the store is not available: {error}")) from None
+    except (Refused, BadSecevent, Conflict, StoreError) as error:
+        raise click.ClickException(cell(error)) from None
+
+
+def show(value: Any, as_json: bool, lines: Callable[[], Sequence[str]]) -> None:
+    """Print a value as JSON, or as lines that a person reads."""
+    if as_json:
+        show_json(value)
+    else:
+        for line in lines():
+            click.echo(line)
+
+
+def show_json(value: Any) -> None:
+    """One line of JSON in ASCII: no terminal acts on what a TPP wrote, and no encoding lacks a character."""
+    click.echo(json.dumps(value))
+
+
+def table(rows: Sequence[dict[str, Any]], columns: Sequence[str], empty: str) -> list[str]:
+    """Rows under their column names, each column as wide as it needs."""
+    if not rows:
+        return [empty]
+    cells = [[column.replace("_", " ") for column in columns]]
+    cells += [[cell(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def cell(value: Any) -> str:
+    """Return what a terminal may be shown of a value: nothing that it would act on or cannot write."""
+    text = "-" if value is None else str(value)
+    shown = "".join(character if character.isprintable() else "?" for character in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return shown.encode(encoding, "replace").decode(encoding)

@@ -1,0 +1,60 @@
+"""flask eventpoll worker: what goes on without a request."""
+
+import logging
+import signal
+import sys
+import time
+
+import click
+
+from eventpoll.cli.output import with_service
+from eventpoll.service import Service
+from eventpoll.store.errors import Unavailable
+from eventpoll.store.inbox import Intake
+from eventpoll.worker.inbox import Inbox
+
+SWEEP_SECONDS = 60.0
+PAUSE_SECONDS = 2.0
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Until the inbox is empty, then stop.")
+@with_service
+def worker(service: Service, once: bool) -> None:
+    """Mint what is in the inbox, and take out expired SETs, until stopped (SIGTERM).
+
+    Any number of workers may run. Without signing keys the inbox is left alone.
+    """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signum, _: stopping.append(signum))
+    minter = service.transmitter.minter
+    minting = minter.keys is not None and minter.issuer is not None
+    if not minting:
+        click.echo(
+            "Minting is off: EVENTPOLL_SIGNING_KEYS or EVENTPOLL_ISSUER is not set. The inbox is left alone.", err=True
+        )
+    intake = Intake(service.transmitter.store)
+    inbox = Inbox(service.transmitter, intake)
+    joined, swept = False, 0.0
+    while not stopping:
+        try:
+            if minting and not joined:
+                intake.join()
+                joined = True
+            if time.monotonic() - swept >= SWEEP_SECONDS or not swept:
+                service.transmitter.sweep_all()
+                swept = time.monotonic()
+            worked = inbox.step(0 if once else inbox.wait_ms) if minting else 0
+        except Unavailable as error:
+            if once:
+                raise click.ClickException(f"the store is not available: {error}") from None
+            click.echo(f"The store is not available: {error}. Trying again.", err=True)
+            joined = False  # it may come back empty
+            time.sleep(PAUSE_SECONDS)
+            continue
+        if once and not worked:
+            return
+        if not minting:
+            time.sleep(PAUSE_SECONDS)

@@ -1,0 +1,1 @@
+"""The operator's pages. May use: api, service, web, delivery, store, errors."""

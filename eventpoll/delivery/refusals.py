@@ -1,0 +1,41 @@
+"""What the service and the store raise, as refusals that the bank is told."""
+
+from collections.abc import Callable
+from typing import Any
+
+from eventpoll.delivery.transmitter import Conflict
+from eventpoll.errors import Refused
+from eventpoll.sets.event import BadSecevent
+from eventpoll.store.errors import Full, NoSet, NoStream, NotParked, Outstanding, Unavailable
+
+RETRY_AFTER = "2"
+"""Seconds after which a caller may try again when the store is away: whole ones, as receivers read no others."""
+
+FULL_RETRY_AFTER = "60"
+
+
+def _secevent(error: Any) -> Refused:
+    code = {"invalid_key": "key_invalid", "authentication_failed": "signature_invalid"}.get(error.err, "field_invalid")
+    return Refused(code, error.description)
+
+
+REFUSALS: dict[type[Exception], Callable[[Any], Refused]] = {
+    NoStream: lambda _: Refused("not_found", "there is no stream of this TPP"),
+    NoSet: lambda _: Refused("not_found", "there is no such SET on this stream"),
+    NotParked: lambda _: Refused("conflict", "the SET is not parked"),
+    Outstanding: lambda _: Refused("conflict", "SETs are outstanding: settle them, or say force=true"),
+    Full: lambda _: Refused(
+        "too_many", "the stream holds as many SETs as it may", headers={"Retry-After": FULL_RETRY_AFTER}
+    ),
+    Conflict: lambda error: Refused("conflict", str(error), "jti"),
+    BadSecevent: _secevent,
+    Unavailable: lambda _: Refused(
+        "unavailable", "the store is not available at the moment: try again", headers={"Retry-After": RETRY_AFTER}
+    ),
+    Refused: lambda error: error,
+}
+
+
+def refusal(error: Exception) -> Refused:
+    """The refusal that an exception of the service or the store stands for. Raises KeyError for any other."""
+    return REFUSALS[type(error)](error)

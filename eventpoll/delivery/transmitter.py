@@ -1,0 +1,271 @@
+"""What the service does, whoever asks and however: push, poll, requeue. The rules are here, the state in the store."""
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+from joserfc.jwk import KeySet
+
+from eventpoll.delivery.held_polls import Waiting
+from eventpoll.sets import signed
+from eventpoll.sets.event import Event, Signed
+from eventpoll.sets.minting import Minter
+from eventpoll.store.errors import Full, NoStream, StoreError
+from eventpoll.store.records import EVERY_FAMILY, Answer, Pushed, SetRecord, Status
+from eventpoll.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Poll:
+    """What a receiver asks (RFC 8936 section 2.2): `max_events` and `return_immediately` None where it says nothing."""
+
+    max_events: int | None = None
+    return_immediately: bool | None = None
+    ack: list[str] = field(default_factory=list)
+    set_errs: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one poll may ask for. `hold` is in seconds."""
+
+    default_events: int = 100
+    max_events: int = 1000
+    max_acks: int = 10_000
+    hold: float = 25.0
+
+
+NOTHING = Answer([], more=False, wait=None, stale=False, acked=0, reported=0)
+"""What there is for a TPP without a stream."""
+
+
+class TooManyJtis(Exception):
+    """More jtis in one request than may be."""
+
+
+class Conflict(Exception):
+    """The jti has other events or bytes already; those are kept."""
+
+
+class Transmitter:
+    """The service for all streams, over one store."""
+
+    def __init__(
+        self,
+        store: Store,
+        waiting: Waiting,
+        minter: Minter,
+        limits: Limits,
+        set_profile: str = "rfc8417",
+        push_keys: KeySet | None = None,
+    ) -> None:
+        self.store = store
+        self.waiting = waiting
+        self.minter = minter
+        self.limits = limits
+        self.set_profile = set_profile
+        self.push_keys = push_keys
+
+    # -- for the TPP --------------------------------------------------------------------------------------------
+
+    def poll(
+        self,
+        tpp: str,
+        poll: Poll,
+        *,
+        profile: str,
+        hold: bool = False,
+        proof: str = "",
+        families: str = EVERY_FAMILY,
+        unknown_is_empty: bool = False,
+        client: socket.socket | None = None,
+    ) -> Answer:
+        """Settle what the poll acknowledges and reports; hand out the next SETs; wait for some where `hold` says so.
+
+        `profile` is the letter for the history, `proof` the SHA-256 of the secret shown, `client` the connection,
+        so that nothing is handed to one that hung up. The acks hold whatever comes after: TooManyHeld too.
+        `families` are the digits of those that the caller may see.
+        Where `unknown_is_empty`, a TPP without a stream has an empty one.
+        Raises TooManyJtis (nothing has happened then), NoStream, Denied, TooManyHeld, Unavailable.
+        """
+        if len(poll.ack) + len(poll.set_errs) > self.limits.max_acks:
+            raise TooManyJtis(f"more than {self.limits.max_acks} jtis in one request")
+        wanted = self.limits.default_events if poll.max_events is None else poll.max_events
+        max_events = min(wanted, self.limits.max_events)
+
+        def look(ack: Sequence[str] = (), set_errs: Mapping[str, Mapping[str, str]] = {}) -> Answer:
+            try:
+                return self.store.poll(
+                    tpp,
+                    proof=proof,
+                    max_events=max_events,
+                    ack=ack,
+                    set_errs=set_errs,
+                    profile=profile,
+                    families=families,
+                )
+            except NoStream:
+                if not unknown_is_empty:
+                    raise
+                return NOTHING
+
+        answer = look(poll.ack, poll.set_errs)
+        if answer.stale:
+            self.sweep(tpp)
+        if not hold or _ready(answer, max_events) or self.limits.hold == 0 or self.waiting.closing:
+            return answer
+        return self._hold(tpp, max_events, answer, look, client)
+
+    def _hold(
+        self, tpp: str, max_events: int, answer: Answer, look: Callable[[], Answer], client: socket.socket | None
+    ) -> Answer:
+        deadline = time.monotonic() + self.limits.hold
+        settled = answer
+        with self.waiting.held(tpp, client) as hold:
+            while not _ready(answer, max_events) and not self.waiting.closing:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                hold.wait(left if answer.wait is None else min(left, answer.wait + 0.001))
+                if hold.gone:
+                    break
+                answer = look()
+        return replace(answer, acked=settled.acked, reported=settled.reported)
+
+    def prove(self, tpp: str, proof: str) -> None:
+        """Raises NoStream or Denied unless the secret is the stream's."""
+        self.store.poll(tpp, proof=proof, max_events=-1, profile="r")
+
+    # -- for the bank -------------------------------------------------------------------------------------------
+
+    def push(self, tpp: str, item: Event | Signed) -> tuple[str, bool]:
+        """Queue a SET as the bank signed it, or mint one from an event: its jti, and whether it is new.
+
+        Raises BadSecevent, Conflict, NoStream, Full, Unavailable.
+        """
+        fields = self.store.minting(tpp) if isinstance(item, Event) else {}
+        jti, text = self._secevent(tpp, item, fields)
+        try:
+            pushed = self.store.push(tpp, jti, text, item.scope)
+        except Full:
+            if not self.sweep(tpp):
+                raise
+            pushed = self.store.push(tpp, jti, text, item.scope)
+        if pushed.stale:
+            self.sweep(tpp)
+        return self._outcome(jti, item, pushed)
+
+    def push_many(self, tpp: str, items: Sequence[Event | Signed | Exception]) -> list[tuple[str, bool] | Exception]:
+        """Push events and signed SETs together, each with its own outcome: as above, or what would be raised.
+        An exception among the items is its own outcome. Raises NoStream, Unavailable where that is so for all."""
+        fields = self.store.minting(tpp) if any(isinstance(item, Event) for item in items) else {}
+        results: list[tuple[str, bool] | Exception] = []
+        ready: list[tuple[int, Event | Signed, str, str]] = []
+        for place, item in enumerate(items):
+            try:
+                if isinstance(item, Exception):
+                    raise item
+                ready.append((place, item, *self._secevent(tpp, item, fields)))
+                results.append(("", False))
+            except Exception as error:
+                results.append(error)
+        pushes = self.store.push_many(tpp, [(jti, text, item.scope) for _, item, jti, text in ready])
+        if any(isinstance(pushed, Full) or (isinstance(pushed, Pushed) and pushed.stale) for pushed in pushes):
+            self.sweep(tpp)
+        for (place, item, jti, text), pushed in zip(ready, pushes, strict=True):
+            try:
+                # There may be room now: what had expired took it.
+                results[place] = self._outcome(
+                    jti, item, self.store.push(tpp, jti, text, item.scope) if isinstance(pushed, Full) else pushed
+                )
+            except (Conflict, StoreError) as error:
+                results[place] = error
+        return results
+
+    def _secevent(self, tpp: str, item: Event | Signed, fields: Mapping[str, str]) -> tuple[str, str]:
+        """The jti and the SET to queue: minted as the stream's fields say, or read as signed."""
+        if isinstance(item, Signed):
+            claims = signed.read(item.text)
+            if self.push_keys is not None:
+                signed.verify(item.text, self.push_keys)
+            return str(claims["jti"]), item.text
+        if item.jti is not None:
+            signed.check_jti(item.jti)
+        return self.minter.mint(fields.get("set_profile", self.set_profile), tpp, fields.get("audience", tpp), item)
+
+    @staticmethod
+    def _outcome(jti: str, item: Event | Signed, pushed: Pushed | StoreError) -> tuple[str, bool]:
+        if isinstance(pushed, StoreError):
+            raise pushed
+        if pushed.kept is not None and (isinstance(item, Signed) or not signed.same_events(pushed.kept, item)):
+            raise Conflict("this jti has other events or bytes already; the first ones are kept")
+        return jti, pushed.outcome == "queued"
+
+    def configure(self, tpp: str, secret_hash: str, settings: dict[str, str]) -> bool:
+        """Make a stream or change its settings; tells whether it is new. Raises BadSecevent, Unavailable."""
+        if settings.get("set_profile") and self.minter.keys is not None:
+            self.minter.key(settings["set_profile"])
+        return self.store.configure(tpp, secret_hash, settings)
+
+    def status(self, tpp: str) -> Status:
+        """How a stream stands, expired SETs taken out. Raises NoStream, Unavailable."""
+        self.sweep(tpp)
+        return self.store.status(tpp)
+
+    def streams(self, after: str = "", limit: int = 1000) -> Sequence[Status]:
+        """How each stream stands, by name. Raises Unavailable."""
+        return self.store.streams(after, limit)
+
+    def all_streams(self) -> Iterator[Status]:
+        """How each stream stands, by name, page by page. Raises Unavailable."""
+        after = ""
+        while found := self.streams(after):
+            yield from found
+            after = found[-1].tpp
+
+    def peek(self, tpp: str, state: str, limit: int, after: str = "") -> list[SetRecord]:
+        """The SETs in one state, oldest first. Raises NoStream, NoSet, Unavailable."""
+        self.sweep(tpp)
+        return self.store.peek(tpp, state, limit, after)
+
+    def parked(self, tpp: str) -> Iterator[SetRecord]:
+        """Every parked SET, oldest first, page by page. Raises NoStream, Unavailable."""
+        after = ""
+        while found := self.peek(tpp, "parked", 500, after):
+            yield from found
+            after = found[-1].jti
+
+    def sweep(self, tpp: str) -> int:
+        """Take out, in bounded steps, what is past its time; tells how many SETs expired. Never raises: it is a
+        by-product of what the caller came for."""
+        expired = 0
+        try:
+            for _ in range(10):
+                jtis, left = self.store.sweep(tpp)
+                if jtis:
+                    log.warning("Expired on the stream of %s, never acknowledged: %s", tpp, ", ".join(map(repr, jtis)))
+                expired += len(jtis)
+                if not left:
+                    break
+        except NoStream:
+            pass
+        except StoreError as error:
+            log.warning("Sweeping the stream of %s failed: %s", tpp, error)
+        return expired
+
+    def sweep_all(self) -> int:
+        """Sweep every stream to its end; tells how many SETs expired. Raises Unavailable."""
+        total = 0
+        for tpp in chain.from_iterable(self.store.names()):
+            while expired := self.sweep(tpp):
+                total += expired
+        return total
+
+
+def _ready(answer: Answer, max_events: int) -> bool:
+    return bool(answer.sets) or (max_events == 0 and answer.more)

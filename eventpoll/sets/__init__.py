@@ -1,0 +1,1 @@
+"""What a SET is: strict JSON, events, minting, signed SETs. May use: store, errors."""

@@ -1,0 +1,96 @@
+"""Read and verify a signed Security Event Token (RFC 8417)."""
+
+import base64
+import binascii
+import json
+import re
+from typing import Any
+
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+from joserfc.jws import JWSRegistry
+from joserfc.registry import HeaderParameter
+
+from eventpoll.sets.event import BadSecevent, Event
+from eventpoll.sets.json import Malformed, read_json, read_object
+
+OB = "http://openbanking.org.uk/"
+
+REGISTRY = JWSRegistry(
+    header_registry={
+        f"{OB}iat": HeaderParameter("Open Banking: when it was signed", "int"),
+        f"{OB}iss": HeaderParameter("Open Banking: who signed it", "str"),
+        f"{OB}tan": HeaderParameter("Open Banking: trust anchor", "str"),
+    },
+    algorithms=["PS256", "RS256", "ES256", "EdDSA", "PS384", "PS512", "RS384", "RS512", "ES384", "ES512"],
+    strict_check_header=False,
+)
+REGISTRY.max_header_length = 8_192
+REGISTRY.max_payload_length = 2_000_000
+REGISTRY.max_signature_length = 4_096
+
+FORM = re.compile(r"[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
+
+
+def read(secevent: str) -> dict[str, Any]:
+    """The claims of a signed SET, its form checked and its signature not. Raises BadSecevent."""
+    form = FORM.fullmatch(secevent)
+    if form is None:
+        raise BadSecevent("a SET is three base64url parts with dots between")
+    try:
+        # Strictly: of two jtis we would take one, and the receiver may take the other (RFC 7519 section 4).
+        claims = read_json(base64.urlsafe_b64decode(form[1] + "=" * (-len(form[1]) % 4)))
+    except (binascii.Error, Malformed):
+        raise BadSecevent("the payload of the SET is not JSON") from None
+    if not isinstance(claims, dict):
+        raise BadSecevent("the payload of the SET is not a JSON object")
+    if not isinstance(claims.get("events"), dict) or not claims["events"]:
+        raise BadSecevent("the SET has no events: a non-empty object is wanted (RFC 8417 section 2.2)")
+    check_jti(claims.get("jti"))
+    return claims
+
+
+def verify(secevent: str, keys: KeySet) -> None:
+    """Check the signature of a SET: with the key that its `kid` names, or with any, as WSO2's SETs name none.
+
+    Raises BadSecevent: invalid_key, authentication_failed.
+    """
+    kid = _header(secevent).get("kid")
+    fitting = [key for key in keys.keys if kid is None or key.kid == kid]
+    if not fitting:
+        raise BadSecevent("the SET names no key of the bank's", "invalid_key")
+    for key in fitting:
+        try:
+            jws.deserialize_compact(secevent, key, registry=REGISTRY)
+            return
+        except (JoseError, ValueError, TypeError):
+            continue
+    raise BadSecevent("the signature of the SET does not fit the bank's keys", "authentication_failed")
+
+
+def _header(secevent: str) -> dict[str, Any]:
+    part = secevent.partition(".")[0]
+    try:
+        return read_object(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (binascii.Error, Malformed):
+        raise BadSecevent("the header of the SET is not a JSON object", "authentication_failed") from None
+
+
+def check_jti(jti: object) -> None:
+    """A jti is 1 to 128 characters, without control characters. Raises BadSecevent."""
+    if not isinstance(jti, str) or not 1 <= len(jti) <= 128 or re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", jti):
+        raise BadSecevent("the jti must be a string of 1 to 128 characters, without control characters")
+
+
+def same_events(secevent: str, event: Event) -> bool:
+    """Whether a SET carries the events of `event`: equal as JSON, the order of members aside."""
+    try:
+        kept = read(secevent)["events"]
+    except BadSecevent:  # redis-cli lets in what has the form of a SET
+        return False
+    return _canonical(kept) == _canonical(json.loads(event.events))
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True)

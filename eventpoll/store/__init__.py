@@ -1,0 +1,1 @@
+"""Redis: one method for each Lua command, keys, records, errors. May use: errors."""

@@ -1,0 +1,213 @@
+"""What goes into the store and comes out of it, as plain values."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+HAPPENINGS = {
+    "d": "delivered",
+    "e": "reported",
+    "u": "undelivered",
+    "q": "requeued",
+    "a": "acknowledged",
+    "x": "discarded",
+    "t": "expired",
+}
+#: The families of events, as OAuth scopes of UK Open Banking name them; the first is the one of SETs without.
+FAMILIES = ("", "accounts", "payments", "fundsconfirmations")
+EVERY_FAMILY = "0123"
+UNKNOWN = "unknown"
+"""What a record says in a letter that this version does not know: one of a newer version, or of a script."""
+
+LANE = 2**51
+
+#: What each stream counts, in the order in which forget.lua answers it.
+COUNTERS = ("pushed", "delivered", "acked", "reported", "discarded", "expired")
+
+BY = {"r": "rfc8936", "o": "obie", "w": "wso2", "b": "bank", "s": "service"}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the service treats a SET, where its stream says nothing else. Times in seconds."""
+
+    redeliver_after: float = 0.0
+    max_deliveries: int = 0
+    on_error: str = "park"
+    retention: float = 30 * 86400.0
+    dedupe: float = 86400.0
+    wait_replicas: int = 0
+    wait: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a poll handed out: (jti, SET) in the order of delivery, and what it did."""
+
+    sets: list[tuple[bytes, bytes]]
+    more: bool
+    wait: float | None  # seconds until the next lease runs out
+    stale: bool  # whether sweep has something to do
+    acked: int
+    reported: int
+
+
+@dataclass(frozen=True)
+class Happening:
+    """One thing that happened to a SET."""
+
+    at: datetime
+    what: str
+    by: str
+
+
+@dataclass(frozen=True)
+class SetRecord:
+    """Where a SET is in its life: pending, in_flight, parked, settled or expired."""
+
+    jti: str
+    state: str
+    deliveries: int
+    history: list[Happening]
+    leased_until: datetime | None = None
+    error: Mapping[str, str] = field(default_factory=dict)  # err and description: none, one or both
+    secevent: str | None = None
+    scope: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a stream stands."""
+
+    tpp: str
+    pending: int
+    in_flight: int
+    parked: int
+    oldest: dict[str, float | None]  # seconds since the oldest SET of each state was pushed
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What became of a push: `queued`, `repeated`, or `kept` with the SET that has the jti already; and whether
+    sweep has something to do."""
+
+    outcome: str
+    kept: str | None = None
+    stale: bool = False
+
+
+def pushed(reply: list[bytes]) -> Pushed:
+    """Read a reply of push.lua."""
+    if reply == [b"queued"]:
+        return QUEUED
+    outcome, *more = [part.decode() for part in reply]
+    return Pushed(outcome, more[0] if outcome == "kept" else None, stale=more == ["stale"])
+
+
+@dataclass(frozen=True)
+class Hour:
+    """What a stream counted in one hour, which begins `at`."""
+
+    at: datetime
+    pushed: int
+    delivered: int
+    acked: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a server says of itself: `clock` in seconds, `settings` empty where CONFIG is not allowed."""
+
+    name: str
+    version: str
+    clock: float
+    settings: dict[str, str]
+
+    @property
+    def durability(self) -> str:
+        """What a crash of the server may take."""
+        kept = {
+            ("yes", "always"): "durable: each write is on disk before it is answered",
+            ("yes", "everysec"): "durable: a crash may take the last second or two",
+            ("yes", "no"): "not durable: the operating system writes when it likes (appendfsync no)",
+        }.get((self.settings.get("appendonly", ""), self.settings.get("appendfsync", "")))
+        if kept is not None:
+            return kept
+        return "NOT DURABLE: no append-only file" if self.settings else "durability unknown: CONFIG is not allowed"
+
+
+QUEUED = Pushed("queued")
+
+
+def _when(milliseconds: float) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def set_record(jti: str, state: str, record: bytes, lease: bytes, secevent: bytes = b"") -> SetRecord:
+    """Read a record as poll.lua writes it."""
+    head, _, error = record.decode(errors="replace").partition("\n")
+    place, deliveries, trail = head.split(" ", 2)
+    family, order = divmod(int(place), LANE)
+    history = [Happening(_when(order // 1000), "pushed", "bank")]
+    for happening in filter(None, trail.split(",")):
+        what, by = HAPPENINGS.get(happening[-2], UNKNOWN), BY.get(happening[-1], UNKNOWN)
+        history.append(Happening(_when(int(happening[:-2])), what, by))
+    if state == "settled" and history[-1].what == "expired":
+        state = "expired"
+    return SetRecord(
+        jti,
+        state,
+        int(deliveries),
+        history,
+        _when(int(lease) % LANE / 1000) if lease else None,
+        _error(error) if error else {},
+        secevent.decode() or None,
+        FAMILIES[family],
+    )
+
+
+def _error(text: str) -> dict[str, str]:
+    """Return `err` and `description` of an error, each only if it is there and is a text.
+
+    A script that runs poll.lua may have written any words: those that are no JSON object are the description.
+    """
+    try:
+        error = json.loads(text)
+    except (ValueError, RecursionError):
+        error = None
+    if not isinstance(error, dict):
+        return {"description": text}
+    return {name: error[name] for name in ("err", "description") if isinstance(error.get(name), str)}
+
+
+def status(tpp: str, reply: list[Any]) -> Status:
+    """Read a reply of status.lua."""
+    now, pending, in_flight, parked, *rest = reply
+    oldest = {
+        state: max(0.0, (int(now) * 1000 - int(order)) / 1e6) if order else None
+        for state, order in zip(("pending", "in_flight", "parked"), rest[:3], strict=True)
+    }
+    fields = {rest[i].decode(): rest[i + 1].decode() for i in range(3, len(rest), 2)}
+    return Status(tpp, pending, in_flight, parked, oldest, fields)
+
+
+HOURS = 24
+"""For how many hours, the present one too, a stream's notes tell what was counted in each."""
+
+
+def hours(fields: Mapping[str, str], now: datetime) -> list[Hour]:
+    """What a stream counted in each of the last hours, the latest last: the differences between the notes."""
+    notes = [[int(number) for number in note.split()] for note in filter(None, fields.get("hours", "").split(","))]
+    stood = [note[1:] for note in notes] + [[int(fields.get(name, 0)) for name in ("pushed", "delivered", "acked")]]
+    counted: dict[int, list[int]] = {}
+    for (hour, *_), before, after in zip(notes, stood, stood[1:], strict=False):
+        counts = counted.setdefault(hour, [0, 0, 0])
+        counted[hour] = [sum(each) - less for *each, less in zip(counts, after, before, strict=True)]
+    last = max([int(now.timestamp()) // 3600, *counted])
+    return [Hour(_when(hour * 3_600_000), *counted.get(hour, (0, 0, 0))) for hour in range(last - HOURS + 1, last + 1)]
+
+
+STATES = ("pending", "in_flight", "parked")

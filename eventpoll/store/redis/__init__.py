@@ -1,0 +1,1 @@
+"""The ways to Redis: one server, Sentinel, Cluster, embedded; and its wake-ups."""

@@ -1,0 +1,126 @@
+"""The way to Redis that REDIS_URL names: one server, Sentinel or Cluster; none named means the embedded server."""
+
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
+from redis.connection import parse_url
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from eventpoll.store.redis.cluster import Cluster
+from eventpoll.store.redis.embedded import Embedded, NoServer
+
+TIMEOUT_SECONDS = 5.0
+"""How long one command may take before the caller is told that the store is away."""
+
+MAX_CONNECTIONS = 32
+"""Connections of one process to one server, beside those of roundtrip; who finds none free waits for one."""
+
+
+class EmbeddedConnection(redis.UnixDomainSocketConnection):
+    """A connection that has the embedded server started where it does not answer."""
+
+    def __init__(self, *, embedded: Embedded, **options: Any) -> None:
+        super().__init__(path=embedded.path, **options)  # type: ignore[no-untyped-call]
+        self._embedded = embedded
+
+    def _connect(self) -> Any:
+        if self._embedded.join():  # it may be starting: wait until it has read its file
+            self._ensure()
+        try:
+            return super()._connect()  # type: ignore[no-untyped-call]
+        except OSError:
+            self._ensure()
+            return super()._connect()  # type: ignore[no-untyped-call]
+
+    def _ensure(self) -> None:
+        try:
+            self._embedded.ensure()
+        except NoServer as error:
+            raise redis.ConnectionError(str(error)) from None
+
+
+class SentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
+    """Connections to the primary that the Sentinels name at the moment; who finds none free waits."""
+
+
+def options() -> dict[str, Any]:
+    """What every connection of ours has: a command whose answer was lost is never repeated by the driver."""
+    return {
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": TIMEOUT_SECONDS,
+        "socket_connect_timeout": TIMEOUT_SECONDS,
+        "protocol": 2,
+    }
+
+
+def connect(url: str | None, data_dir: Path) -> redis.Redis:
+    """A client for the store; opens no connection yet."""
+    pool = {**options(), "max_connections": MAX_CONNECTIONS, "timeout": TIMEOUT_SECONDS}
+    if url is None:
+        return redis.Redis(
+            connection_pool=redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+                connection_class=EmbeddedConnection, embedded=Embedded(data_dir), **pool
+            )
+        )
+    scheme, _, kind = urlsplit(url).scheme.partition("+")
+    if kind == "sentinel":
+        return _sentinel(url, scheme, pool)
+    if kind == "cluster":
+        who, query, (first, *others) = _several(url, 6379)
+        plain = f"{scheme}://{who}{first[0]}:{first[1]}?{query}"
+        nodes = [ClusterNode(*place) for place in others]  # type: ignore[no-untyped-call]
+        return cast(redis.Redis, Cluster(plain, nodes, connection_pool_class=redis.BlockingConnectionPool, **pool))
+    return redis.Redis(connection_pool=redis.BlockingConnectionPool.from_url(url, **pool))
+
+
+def nodes(client: redis.Redis) -> list[redis.Redis]:
+    """A client for each server that keeps streams: one, but on a Cluster."""
+    if not isinstance(client, Cluster):
+        return [client]
+    return [client.get_redis_connection(node) for node in client.get_primaries()]
+
+
+def node_of(client: redis.Redis, key: str) -> redis.Redis:
+    """The client of the server that keeps `key`, as far as is known: on a Cluster it may have moved."""
+    if not isinstance(client, Cluster):
+        return client
+    return cast(redis.Redis, client.get_redis_connection(client.get_node_from_key(key)))
+
+
+def seek(client: redis.Redis) -> None:
+    """Where that is a matter of asking, ask anew which servers there are: one of them did not answer."""
+    if isinstance(client, Cluster):
+        client.nodes_manager.initialize()
+
+
+def apart(client: redis.Redis) -> Any:
+    """A connection to this one server that is in no pool: for a subscription."""
+    pool = client.connection_pool
+    return pool.connection_class(**{**pool.connection_kwargs, **options()})
+
+
+def _sentinel(url: str, scheme: str, pool: dict[str, Any]) -> redis.Redis:
+    who, query, places = _several(url, 26379)
+    found = {**parse_url(f"{scheme}://{who}host?{query}"), **pool}  # type: ignore[no-untyped-call]
+    found.pop("host")
+    theirs = {name: found.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    if found.pop("connection_class", None) is not None:
+        found["ssl"] = True
+    tls = {name: value for name, value in found.items() if name.startswith("ssl")}
+    service, _, db = urlsplit(url).path.strip("/").partition("/")
+    sentinel = Sentinel(places, sentinel_kwargs={**options(), **theirs, **tls})  # type: ignore[no-untyped-call]
+    client = sentinel.master_for(service, connection_pool_class=SentinelPool, db=int(db or 0), **found)  # type: ignore[no-untyped-call]
+    return cast(redis.Redis, client)
+
+
+def _several(url: str, port: int) -> tuple[str, str, list[tuple[str, int]]]:
+    """Of redis+…://user:password@h1:p1,h2:p2/…?query: "user:password@", the query, and the servers."""
+    parts = urlsplit(url)
+    who, at, places = parts.netloc.rpartition("@")
+    found = [urlsplit(f"//{place}") for place in places.split(",")]
+    return who + at, parts.query, [(place.hostname or "", place.port or port) for place in found]

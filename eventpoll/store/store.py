@@ -1,0 +1,292 @@
+"""The store: one method for each Lua command, plain values in and out.
+
+Nothing above this module imports redis or knows a key. Whatever keeps Redis from answering in full is raised as
+Unavailable; what a command itself refuses is raised as the class that its named error stands for.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from eventpoll.store import keys, records
+from eventpoll.store.commands import Commands
+from eventpoll.store.errors import NoSet, NoStream, StoreError, errors, refused
+from eventpoll.store.records import Answer, Facts, Pushed, Rules, SetRecord, Status
+from eventpoll.store.redis.cluster_wakeups import subscribe
+from eventpoll.store.redis.connection import connect, nodes
+from eventpoll.store.redis.wakeups import Subscription
+
+MINTING = ("set_profile", "audience")
+FAMILY = {scope: place for place, scope in enumerate(records.FAMILIES)}
+
+
+class Store:
+    """The outstanding SETs of all TPPs, in Redis."""
+
+    def __init__(self, client: redis.Redis, rules: Rules, where: str = "Redis") -> None:
+        self.redis = client
+        self.rules = rules
+        self.where = where
+        self.commands = Commands(client)
+        self._run = self.commands.run
+
+    @classmethod
+    def open(cls, url: str | None, data_dir: Path, rules: Rules) -> "Store":
+        """The store at `url`, or the embedded one; opens no connection yet."""
+        where = (
+            f"embedded under {data_dir}" if url is None else "at " + re.sub(r"//[^/]*@", "//", url.partition("?")[0])
+        )
+        return cls(connect(url, data_dir), rules, where)
+
+    # -- one method for each Lua command ------------------------------------------------------------------------
+
+    def push(self, tpp: str, jti: str, secevent: str, scope: str = "") -> Pushed:
+        """Queue a SET, whose form the caller has seen to, once per jti. Raises NoStream, BadSet, Full."""
+        if self.rules.wait_replicas:
+            (outcome,) = self.push_many(tpp, [(jti, secevent, scope)])
+            if isinstance(outcome, StoreError):
+                raise outcome
+            return outcome
+        return records.pushed(self._run("push", tpp, jti, secevent, *self._push_rules(), FAMILY[scope], 1))
+
+    def push_many(self, tpp: str, sets: Sequence[tuple[str, str, str]]) -> "list[Pushed | StoreError]":
+        """Queue many SETs, (jti, SET, scope) each, in one step; each has an outcome of its own.
+
+        Raises Unavailable.
+        """
+        if not sets:
+            return []
+        rules = self.rules
+        (jti, secevent, scope), *more = sets
+        rest = [part for jti, secevent, scope in more for part in (jti, secevent, FAMILY[scope])]
+        arguments = (jti, secevent, *self._push_rules(), FAMILY[scope], 1, int(rules.wait_replicas > 0), *rest)
+        (reply,) = self.commands.run_many("push", [(tpp, arguments)], rules.wait_replicas, _milliseconds(rules.wait))
+        replies = [reply] * len(sets) if isinstance(reply, Exception) else reply if more else [reply]
+        return [refused(each) if isinstance(each, Exception) else records.pushed(each) for each in replies]
+
+    def poll(
+        self,
+        tpp: str,
+        *,
+        proof: str = "",
+        max_events: int,
+        ack: Iterable[str] = (),
+        set_errs: Mapping[str, Mapping[str, str]] | None = None,
+        profile: str,
+        families: str = records.EVERY_FAMILY,
+    ) -> Answer:
+        """Settle, then hand out up to `max_events` SETs, in one step. Raises NoStream, Denied.
+
+        `proof` is the SHA-256 of the TPP's secret in hex, checked in the same step; empty where the caller is
+        known already. `profile` is a letter of records.BY, `families` the digits of the families that the caller
+        may see.
+        """
+        rules = self.rules
+        acks = list(dict.fromkeys(ack))
+        reply = self._run(
+            "poll",
+            tpp,
+            proof,
+            max_events,
+            _milliseconds(rules.redeliver_after),
+            rules.max_deliveries,
+            rules.on_error,
+            _milliseconds(rules.retention),
+            _milliseconds(rules.dedupe),
+            profile,
+            families,
+            len(acks),
+            *acks,
+            *(part for jti, error in (set_errs or {}).items() for part in (jti, json.dumps(error))),
+        )
+        more, wait, stale, acked, reported = reply[:5]
+        pairs = [(reply[i], reply[i + 1]) for i in range(5, len(reply), 2)]
+        return Answer(pairs, more == 1, None if wait < 0 else wait / 1000, stale == 1, acked, reported)
+
+    def configure(self, tpp: str, secret_hash: str, settings: Mapping[str, str]) -> bool:
+        """Make or change a stream; the setting "" goes back to the service's own. Tells whether it is new."""
+        # On a Cluster the list lives elsewhere, so the two cannot be one step: listed first, a stream is never
+        # there without being listed; and listed again, in case it was being forgotten meanwhile.
+        self._list(tpp)
+        parts = [part for pair in settings.items() for part in pair]
+        created = self._run("configure", tpp, secret_hash, *parts)[0] == b"created"
+        if created:
+            self._list(tpp)
+        return bool(created)
+
+    def rotate(self, tpp: str, secret_hash: str, grace: float) -> None:
+        """Give a stream a new secret; the old one works for `grace` seconds more. Raises NoStream."""
+        self._run("rotate", tpp, secret_hash, _milliseconds(grace))
+
+    def status(self, tpp: str) -> Status:
+        """How a stream stands. Raises NoStream."""
+        return records.status(tpp, self._run("status", tpp))
+
+    def peek(self, tpp: str, state: str, limit: int, after: str = "") -> list[SetRecord]:
+        """The SETs in one state, oldest first, from behind the jti `after`. Raises NoStream, NoSet."""
+        reply = self._run("peek", tpp, state, limit, after)
+        return [records.set_record(reply[i].decode(), state, *reply[i + 1 : i + 3]) for i in range(0, len(reply), 3)]
+
+    def find(self, tpp: str, jti: str) -> SetRecord:
+        """All about one SET. Raises NoStream, NoSet."""
+        state, record, lease, secevent = self._run("find", tpp, jti, _milliseconds(self.rules.dedupe))
+        return records.set_record(jti, state.decode(), record, lease, secevent)
+
+    def requeue(self, tpp: str, jti: str) -> None:
+        """Put a parked SET back. Raises NoStream, NoSet, NotParked."""
+        self._run("requeue", tpp, jti)
+
+    def discard(self, tpp: str, jti: str) -> None:
+        """End a parked SET. Raises NoStream, NoSet, NotParked."""
+        self._run("discard", tpp, jti)
+
+    def sweep(self, tpp: str, limit: int = 500) -> tuple[list[str], bool]:
+        """Take out what is past its time: the jtis of expired SETs, and whether more are due. Raises NoStream."""
+        rules = self.rules
+        left, *jtis = self._run("sweep", tpp, _milliseconds(rules.retention), _milliseconds(rules.dedupe), limit)
+        return [jti.decode() for jti in jtis], left == 1
+
+    def forget(self, tpp: str, *, force: bool = False) -> None:
+        """Take a stream away. Raises NoStream, Outstanding."""
+        _, *counted = self._run("forget", tpp, int(force))
+        with errors():
+            # Two steps, as on a Cluster they must be. Until the second the name is listed, and has no stream: so
+            # who counts over all streams knows that these counts are on their way.
+            for name, count in zip(records.COUNTERS, counted, strict=True):
+                if count:
+                    self.redis.hincrby(keys.FORGOTTEN, name, count)
+            self.redis.zrem(keys.STREAMS, tpp)
+            made_again = self.redis.exists(keys.of(tpp)[0])
+        if made_again:
+            self._list(tpp)
+
+    # -- what needs none ------------------------------------------------------------------------------------------
+
+    def minting(self, tpp: str) -> dict[str, str]:
+        """What a stream has of its own for minting, of set_profile and audience. Raises NoStream."""
+        created, *values = self.commands.fields(tpp, "created_at", *MINTING)
+        if created is None:
+            raise NoStream("no stream of this TPP")
+        return {name: value.decode() for name, value in zip(MINTING, values, strict=True) if value is not None}
+
+    # -- what spans streams -------------------------------------------------------------------------------------
+
+    def streams(self, after: str = "", limit: int = 1000) -> Sequence[Status]:
+        """How each stream stands, by name, from behind the name `after`."""
+        found: list[Status] = []
+        while len(found) < limit:
+            start, wanted = f"({after}" if after else "-", limit - len(found)
+            with errors():
+                names: list[Any] = list(self.redis.zrange(keys.STREAMS, start, "+", bylex=True, offset=0, num=wanted))
+            for name in names:
+                try:
+                    found.append(self.status(name.decode()))
+                except NoStream:  # listed, but not made yet, or being forgotten
+                    continue
+            if len(names) < wanted:
+                break
+            after = names[-1].decode()
+        return found
+
+    def names(self, after: str = "", page: int = 200) -> Iterator[list[str]]:
+        """The names of the streams, from behind the name `after`, page by page. Raises Unavailable."""
+        while True:
+            with errors():
+                listed: list[Any] = list(
+                    self.redis.zrange(keys.STREAMS, f"({after}" if after else "-", "+", bylex=True, offset=0, num=page)
+                )
+            if not listed:
+                return
+            yield [name.decode() for name in listed]
+            after = listed[-1].decode()
+
+    def statuses(self, tpps: Sequence[str] | None = None) -> Iterator[Status | None]:
+        """How each stream stands, or each of those, in few round trips; None for a name that has no stream: one that
+        is being made or forgotten. Raises Unavailable."""
+        for names in self.names() if tpps is None else [tpps]:
+            for tpp, reply in self._run_on("status", names):
+                yield None if reply is None else records.status(tpp, reply)
+
+    def found(self, jti: str, tpps: Sequence[str]) -> list[tuple[str, SetRecord]]:
+        """All about the SETs that have a jti on any of those streams, in one round trip. Raises Unavailable."""
+        replies = self._run_on("find", tpps, jti, _milliseconds(self.rules.dedupe))
+        told = [(tpp, reply) for tpp, reply in replies if reply is not None]
+        return [(tpp, records.set_record(jti, reply[0].decode(), *reply[1:])) for tpp, reply in told]
+
+    def forgotten(self) -> dict[str, int]:
+        """What the streams that are no more had counted. Raises Unavailable."""
+        with errors():
+            told = self.redis.hgetall(keys.FORGOTTEN)
+        return {name: int(told.get(name.encode(), 0)) for name in records.COUNTERS}
+
+    def inbox_entries(self) -> int:
+        """How many entries of the inbox are not minted yet. Raises Unavailable."""
+        with errors():
+            return int(self.redis.xlen(keys.INBOX))
+
+    def ping(self) -> None:
+        """Raises Unavailable unless the store can be written to."""
+        with errors():
+            self.redis.zadd(keys.STREAMS, {"": 0}, xx=True)  # a write that writes nothing, refused when full
+
+    def facts(self) -> list[Facts]:
+        """What each server that keeps streams says of itself: more than one on a Cluster. Raises Unavailable."""
+        with errors():
+            return [_facts(server) for server in nodes(self.redis)]
+
+    def describe(self) -> str:
+        """One line on where SETs are kept, and what a crash may take of them. Raises Unavailable."""
+        facts = self.facts()
+        names = dict.fromkeys(f"{each.name} {each.version}" for each in facts)
+        kept = dict.fromkeys(each.durability for each in facts)
+        servers = f"{len(facts)} servers, " if len(facts) > 1 else ""
+        return f"Store: {self.where}, {servers}{', '.join(names)}, {'; '.join(kept)}."
+
+    def dead_entries(self) -> int:
+        """How many entries of the inbox could not be minted. Raises Unavailable."""
+        with errors():
+            return int(self.redis.xlen(keys.INBOX_DEAD))
+
+    def subscribe(self) -> Subscription:
+        """A connection of its own that hears the wake-ups of the streams that it is told to listen to."""
+        return subscribe(self.redis)
+
+    def _run_on(self, name: str, tpps: Sequence[str], *arguments: str | int) -> Iterator[tuple[str, Any]]:
+        """The reply for each stream; None where there is no such stream or SET. Raises Unavailable."""
+        for tpp, reply in zip(tpps, self.commands.run_many(name, [(tpp, arguments) for tpp in tpps]), strict=True):
+            error = refused(reply) if isinstance(reply, Exception) else None
+            if error and not isinstance(error, NoStream | NoSet):
+                raise error
+            yield tpp, None if error else reply
+
+    def _list(self, tpp: str) -> None:
+        with errors():
+            self.redis.zadd(keys.STREAMS, {tpp: 0})
+
+    def _push_rules(self) -> tuple[int, int]:
+        return _milliseconds(self.rules.dedupe), _milliseconds(self.rules.retention)
+
+
+def _facts(server: redis.Redis) -> Facts:
+    told = server.info("server")
+    seconds, micros = server.time()
+    try:
+        found = server.config_get("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
+    except redis.ResponseError:  # managed services and careful ACLs forbid CONFIG
+        found = {}
+    settings = {_word(name): _word(value) for name, value in found.items() if value is not None}
+    name = "Valkey" if "valkey_version" in told else "Redis"
+    version = _word(told.get("valkey_version", told.get("redis_version")))
+    return Facts(name, version, int(seconds) + int(micros) / 1e6, settings)
+
+
+def _word(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

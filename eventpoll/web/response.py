@@ -1,0 +1,62 @@
+"""What every answer carries: its headers, the interaction id, and no answer to other sites."""
+
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from flask import Response, request
+from werkzeug.wsgi import get_host
+
+from eventpoll.errors import Refused
+
+SAFE_ID = re.compile(r"[\x20-\x7e]{1,256}")
+
+HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Cache-Control", "no-store"),
+)
+"""What every answer has, unless it says something else itself; the interaction id aside."""
+
+
+def interaction_id(environ: dict[str, Any]) -> str:
+    """x-fapi-interaction-id: the caller's, whatever its form, if it is safe to echo; else a fresh UUID."""
+    known: str | None = environ.get("eventpoll.interaction_id")
+    if known is None:
+        sent = environ.get("HTTP_X_FAPI_INTERACTION_ID", "")
+        known = environ["eventpoll.interaction_id"] = sent if SAFE_ID.fullmatch(sent) else str(uuid.uuid4())
+    return known
+
+
+def finish(response: Response) -> Response:
+    """The headers of every answer."""
+    headers = response.headers
+    if "x-fapi-interaction-id" in headers:  # what a blueprint answers passes here twice
+        return response
+    if response.status_code in (202, 204):  # no body, so no type of it
+        headers.pop("Content-Type", None)
+    headers.add("x-fapi-interaction-id", interaction_id(request.environ))
+    for name, value in HEADERS:
+        headers.setdefault(name, value)
+    return response
+
+
+def refuse_cross_site(environ: dict[str, Any]) -> None:
+    """A browser on another site must not act with credentials that it keeps for ours. Raises Refused."""
+    if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        return
+    site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
+    if site not in (None, "same-origin", "none") or (
+        origin is not None and origin.partition("://")[2] != get_host(environ)
+    ):
+        raise Refused("forbidden", "a page of another site may not do this")
+
+
+class Told(NamedTuple):
+    """The answer to a poll, as it goes out."""
+
+    text: bytes
+    status: int
+    content_type: str
+    headers: Mapping[str, str]

@@ -1,0 +1,1 @@
+"""The ways of speaking, and the clients that speak them."""

@@ -1,0 +1,1 @@
+"""What spans the rooms: what is promised to TPPs, banks and operators, and the shape of the house."""

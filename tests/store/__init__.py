@@ -1,0 +1,1 @@
+"""Redis, and what every client of it may rely on."""
