@@ -5,9 +5,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import eventpoll
 from eventpoll.api import refusals
-from eventpoll.api.fast_path import Express
+from eventpoll.api.fast_path import FastPath
 from eventpoll.settings import Config
-from eventpoll.web import request_log
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -17,10 +16,11 @@ def create_app(config: Config | None = None) -> Flask:
     if config.trusted_hosts:
         app.config["TRUSTED_HOSTS"] = list(config.trusted_hosts)
     eventpoll.init_app(app, config)
-    refusals.init_app(app)
-    if config.log == "json":
-        request_log.init(app)
-    app.wsgi_app = Express(app, logs=config.log == "json")  # type: ignore[method-assign]
+    around = app.extensions["eventpoll.around"]
+    around.init(app)  # unknown paths and methods get our shapes too
+    refusals.init(app)
+    if config.fast_paths:
+        app.wsgi_app = FastPath(app, around)  # type: ignore[method-assign]
     if config.proxy_hops:
         hops = config.proxy_hops
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]

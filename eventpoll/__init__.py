@@ -25,16 +25,16 @@ def init_app(app: Flask, config: Config | None = None) -> None:
     from eventpoll.console import views
     from eventpoll.profiles import all_profiles
     from eventpoll.service import Service
-    from eventpoll.web import request_log
+    from eventpoll.web.around import Around
 
     if config is None:
         config = Config.from_environ(over=app.config)
     service = Service.build(config, all_profiles(config.wso2_empty_status))
     app.extensions["eventpoll"] = service
     root = Blueprint("eventpoll", __name__, cli_group="eventpoll")
+    around = app.extensions["eventpoll.around"] = Around(log=config.log == "json")
+    around.init(root)
     refusals.init(root)
-    if config.log == "json":
-        request_log.init(root)
     commands.init(root)
     for part in (poll, bank, health, well_known, openapi, metrics, views):
         root.register_blueprint(part.blueprint(service))

@@ -1,6 +1,6 @@
 """POST …/events: one way to answer for all profiles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import cast
 
@@ -21,6 +21,9 @@ from eventpoll.web import request_log
 from eventpoll.web.body import want_json_answer
 from eventpoll.web.response import Told
 
+BLUEPRINTS = ("eventpoll", "eventpoll.polling")
+"""The blueprints that a poll belongs to, the outer one first."""
+
 FAILED = "eventpoll.failed"
 """In an environ: what went wrong with a poll on its express way, for Flask to tell."""
 
@@ -40,6 +43,11 @@ def blueprint(service: Service) -> Blueprint:
             merge_slashes=False,  # no redirect: receivers take what is not 200 for an error
         )
     return bp
+
+
+def endpoints(profiles: Iterable[Profile]) -> list[str]:
+    """Return the names of the poll endpoints, as Flask has them."""
+    return [f"{BLUEPRINTS[-1]}.{profile.name}" for profile in profiles]
 
 
 def answerer(service: Service, profile: Profile) -> Callable[[Request], Told]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from flask import Flask, Response, current_app, request
+from flask import Response, current_app, request
 from flask.sansio.scaffold import Scaffold
 from werkzeug.exceptions import HTTPException
 
@@ -13,7 +13,7 @@ from eventpoll.delivery.refusals import refusal
 from eventpoll.errors import BY_STATUS, Refused
 from eventpoll.service import Service
 from eventpoll.store.errors import Unavailable
-from eventpoll.web.response import finish, interaction_id, refuse_cross_site
+from eventpoll.web.response import interaction_id
 
 log = logging.getLogger(__name__)
 
@@ -23,18 +23,10 @@ PAGE = "eventpoll.refused_page"
 
 def init(scaffold: Scaffold) -> None:
     """Have an application or a blueprint answer in our shapes."""
-    scaffold.before_request(lambda: refuse_cross_site(request.environ))
-    scaffold.after_request(finish)
     scaffold.register_error_handler(Refused, refuse)
     scaffold.register_error_handler(HTTPException, refuse_http)
     scaffold.register_error_handler(Unavailable, refuse_unavailable)
     scaffold.register_error_handler(Exception, refuse_unexpected)
-
-
-def init_app(app: Flask) -> None:
-    """For an application that is ours alone: unknown paths and methods get our shapes too."""
-    app.after_request(finish)
-    app.register_error_handler(HTTPException, refuse_http)
 
 
 def refuse(refused: Refused) -> Response:

@@ -26,9 +26,9 @@ Argument = str | int | bytes
 class Commands:
     """Every command of eventpoll/store/lua, by its name."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, *, fast_path: bool = True) -> None:
         self._client = client
-        short = monkey.is_module_patched("socket") and RoundTrips.serve(client)
+        short = fast_path and monkey.is_module_patched("socket") and RoundTrips.serve(client)
         self._trips = RoundTrips(client) if short else None
         self._bulk = RoundTrips(client) if short else None  # apart: no poll waits behind a batch
         self._circuit = Circuit()

@@ -27,20 +27,23 @@ FAMILY = {scope: place for place, scope in enumerate(records.FAMILIES)}
 class Store:
     """The outstanding SETs of all TPPs, in Redis."""
 
-    def __init__(self, client: redis.Redis, rules: Rules, where: str = "Redis") -> None:
+    def __init__(self, client: redis.Redis, rules: Rules, where: str = "Redis", *, fast_path: bool = True) -> None:
         self.redis = client
         self.rules = rules
         self.where = where
-        self.commands = Commands(client)
+        self.commands = Commands(client, fast_path=fast_path)
         self._run = self.commands.run
 
     @classmethod
-    def open(cls, url: str | None, data_dir: Path, rules: Rules) -> "Store":
-        """The store at `url`, or the embedded one; opens no connection yet."""
+    def open(cls, url: str | None, data_dir: Path, rules: Rules, *, fast_path: bool = True) -> "Store":
+        """Return the store at `url`, or the embedded one. Opens no connection yet.
+
+        `fast_path` False sends every command through redis-py's own connections (EVENTPOLL_FAST_PATHS=0).
+        """
         where = (
             f"embedded under {data_dir}" if url is None else "at " + re.sub(r"//[^/]*@", "//", url.partition("?")[0])
         )
-        return cls(connect(url, data_dir), rules, where)
+        return cls(connect(url, data_dir), rules, where, fast_path=fast_path)
 
     # -- one method for each Lua command ------------------------------------------------------------------------
 

@@ -7,8 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Request, Response, request
-from flask.sansio.scaffold import Scaffold
+from flask import Request
 
 from eventpoll.access.door import loggable
 from eventpoll.web import response
@@ -21,12 +20,6 @@ LONGEST_PATH = 1024
 """Characters of a path that are told; none of ours is longer."""
 
 
-def init(scaffold: Scaffold) -> None:
-    """Write the lines for a blueprint's or an application's requests."""
-    scaffold.before_request(lambda: begin(request.environ))
-    scaffold.after_request(_write)
-
-
 def begin(environ: dict[str, Any]) -> None:
     """The request of this environ gets a line."""
     environ.setdefault(BEGUN, time.monotonic())
@@ -36,11 +29,6 @@ def note(environ: dict[str, Any], **facts: Any) -> None:
     """Add to the line of a request, if it gets one: the TPP, the profile, counts."""
     if BEGUN in environ:
         environ.setdefault(NOTED, {}).update(facts)
-
-
-def _write(response: Response) -> Response:
-    write(request, response.status_code)
-    return response
 
 
 def write(request: Request, status: int) -> None:

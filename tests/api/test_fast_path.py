@@ -2,18 +2,21 @@
 
 import base64
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import fakeredis
+import flask
 import pytest
-from flask import Flask, Response
+from flask import Flask
+from flask.sansio.scaffold import Scaffold
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-import eventpoll
 from app import create_app
-from eventpoll.api import refusals
 from eventpoll.settings import Config
+from eventpoll.web.around import Around
 from harness.service import BANK, basic
 from harness.sets import set_of
 
@@ -44,10 +47,7 @@ def with_tpp(app: Flask) -> tuple[FlaskClient, str]:
 
 def through_flask() -> Flask:
     """The same application without the express way."""
-    app = Flask("flask")
-    eventpoll.init_app(app, SETTINGS)
-    refusals.init_app(app)
-    return app
+    return create_app(replace(SETTINGS, fast_paths=False))
 
 
 def body(path: str, members: Any) -> tuple[bytes, str]:
@@ -113,20 +113,84 @@ def test_a_poll_that_goes_well_does_not_pass_flask(monkeypatch: pytest.MonkeyPat
     assert len(reply.json["sets"]) == 3  # type: ignore[index]
 
 
-def test_who_hooks_into_the_application_sees_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hook that somebody adds means every request."""
+def hook(app: Flask, name: str, see: Callable[..., Any]) -> None:
+    """Have an application call `see` around each request, in one of the ways that Flask has for it."""
+    if name == "before_request":
+        app.before_request(lambda: see() and None)
+    elif name == "after_request":
+        app.after_request(lambda response: see() and response)
+    elif name in ("teardown_request", "teardown_appcontext", "url_value_preprocessor"):
+        getattr(app, name)(see)
+    elif name in ("eventpoll", "eventpoll.polling"):
+        app.before_request_funcs.setdefault(name, []).append(lambda: see() and None)
+    elif name == "view":
+        theirs = app.view_functions["eventpoll.polling.rfc8936"]
+        app.view_functions["eventpoll.polling.rfc8936"] = lambda **given: see() and theirs(**given)
+    else:
+        getattr(flask, name).connect(see, app, weak=False)
+
+
+HOOKS = ("before_request", "after_request", "teardown_request", "teardown_appcontext", "url_value_preprocessor")
+SIGNALS = ("request_started", "request_finished", "request_tearing_down", "appcontext_pushed", "appcontext_popped")
+
+
+@pytest.mark.parametrize("name", [*HOOKS, *SIGNALS, "eventpoll", "eventpoll.polling", "view"])
+def test_who_hooks_into_the_application_sees_polls(name: str) -> None:
+    """A hook or a receiver that somebody adds means every request, polls that are answered too."""
     app, seen = create_app(SETTINGS), []
 
-    @app.after_request
-    def see(response: Response) -> Response:
-        seen.append(response.status_code)
-        return response
+    def see(*_: Any, **__: Any) -> bool:
+        seen.append(flask.request.path if flask.has_request_context() else "")
+        return True
 
-    client, secret = with_tpp(app)
+    hook(app, name, see)
+    try:
+        client, secret = with_tpp(app)
+        seen.clear()
+        asked = {"json": {"returnImmediately": True}, "headers": {"Authorization": basic("tpp-1", secret)}}
+        assert len(client.post("/events", **asked).json["sets"]) == 3  # type: ignore[index]
+        assert seen
+    finally:
+        for signal in SIGNALS:  # they are the process's, not the application's
+            getattr(flask, signal).receivers.clear()
+
+
+def test_a_hook_that_init_app_adds_sees_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is there before the fast path begins counts as well."""
+    seen: list[str] = []
+    theirs = Around.init
+
+    def init(around: Around, scaffold: Scaffold) -> None:
+        theirs(around, scaffold)
+        scaffold.after_request(lambda response: seen.append(flask.request.path) or response)
+
+    monkeypatch.setattr(Around, "init", init)
+    client, secret = with_tpp(create_app(SETTINGS))
     seen.clear()
-    asked = {"json": {"returnImmediately": True}, "headers": {"Authorization": basic("tpp-1", secret)}}
-    assert len(client.post("/events", **asked).json["sets"]) == 3  # type: ignore[index]
-    assert seen == [200]
+    client.post("/events", json={"returnImmediately": True}, headers={"Authorization": basic("tpp-1", secret)})
+    assert set(seen) == {"/events"}
+
+
+def test_a_step_that_surrounds_every_request_is_run_both_ways() -> None:
+    """web/around.py holds the one list."""
+    for app in (create_app(SETTINGS), through_flask()):
+        client, secret = with_tpp(app)
+        seen: list[int] = []
+        app.extensions["eventpoll.around"].after.append(lambda _, status, seen=seen: seen.append(status))
+        client.post("/events", json={"returnImmediately": True}, headers={"Authorization": basic("tpp-1", secret)})
+        assert set(seen) == {200}
+
+
+def test_the_fast_paths_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EVENTPOLL_FAST_PATHS=0: polls go Flask's whole way, and commands redis-py's own."""
+    app = through_flask()
+    client, secret = with_tpp(app)
+    assert app.wsgi_app.__func__ is Flask.wsgi_app  # type: ignore[attr-defined]
+    dispatched: list[str] = []
+    theirs = app.full_dispatch_request
+    monkeypatch.setattr(app, "full_dispatch_request", lambda: dispatched.append(flask.request.path) or theirs())
+    client.post("/events", json={"returnImmediately": True}, headers={"Authorization": basic("tpp-1", secret)})
+    assert dispatched == ["/events"]
 
 
 def test_a_host_that_is_not_trusted_is_refused_by_both(monkeypatch: pytest.MonkeyPatch) -> None:
