@@ -54,7 +54,7 @@ def view(answer: Callable[[Request], Told], profile: Profile) -> Response:
 
 def poll(service: Service, profile: Profile, request: Request) -> Told:
     """Poll, acknowledge, report errors: RFC 8936 section 2.4. Raises Refused, Unavailable."""
-    caller = service.door.caller(request)
+    caller = service.door.caller(request, is_tpps=not isinstance(profile, Wso2))
     requestlog.note(request.environ, profile=profile.name, tpp=caller.name)
     try:
         profiles.want_json_answer(request)
@@ -95,7 +95,7 @@ def _tpp(profile: Profile, caller: Caller, request: Request) -> str:
     """Whose stream is polled. Raises Refused."""
     if not isinstance(profile, Wso2):
         if not caller.polls:
-            raise Refused("forbidden", "the bank polls for nobody here: a TPP's credentials are wanted")
+            raise Refused("forbidden", "the bank's token polls for nobody here: a TPP's credentials are wanted")
         return caller.name
     named = profile.client(request)
     if caller.bank:
