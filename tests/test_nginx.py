@@ -4,10 +4,11 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Thread
 
@@ -18,19 +19,25 @@ from tests import issuer
 from tests.certificates import Certificate
 from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, basic, start_server, wait_for
 from tests.issuer import bearer, token
+from tests.test_auth import ALL, POLLS, WSO2_POLLS
+from tests.test_slow import trickle
 
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
 NOW = '{"returnImmediately": true}'
 AUTHORITY = Certificate("Authority")
 TPP, OTHER = Certificate("tpp", AUTHORITY), Certificate("other", AUTHORITY)
+INSIDE, OUTSIDE = "127.0.0.1", "127.0.0.2"
+"""Addresses: of the bank, with BANKS_OWN, and of somebody else."""
+BANKS_OWN = {"127.0.0.0/8 1": f"{INSIDE} 1"}
 PROGRAM = shutil.which("nginx", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin") or "nginx"
 
 
 class Nginx:
-    """nginx with deploy/nginx.conf as it stands, but for the port, the place of its files and where the service is."""
+    """nginx with deploy/nginx.conf as it stands, but for the port, the place of its files, where the service is, and
+    `changes`: what to write for what."""
 
-    def __init__(self, directory: Path, service: Server, bank: str = "127.0.0.0/8") -> None:
+    def __init__(self, directory: Path, service: Server, changes: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self.directory = directory
         directory.mkdir()
@@ -43,9 +50,9 @@ class Nginx:
             ("listen 443 ssl", f"listen 127.0.0.1:{self.port} ssl"),
             ("server 127.0.0.1:8000", f"server 127.0.0.1:{service.port}"),
             ("/etc/nginx/eventpoll", str(directory)),
-            ("allow 127.0.0.0/8", f"allow {bank}"),
+            *(changes or {}).items(),
         ):
-            assert ours in text
+            assert ours in text, ours
             text = text.replace(ours, theirs)
         (directory / "eventpoll.conf").write_text(text)
         places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -87,18 +94,39 @@ class Nginx:
         body: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
         shown: Certificate | None = None,
+        source: str = INSIDE,
     ) -> Reply:
-        """One request, with the certificate that is shown."""
+        """One request, with the certificate that is shown, from an address."""
         context = ssl.create_default_context(cadata=AUTHORITY.pem)
         if shown is not None:
             context.load_cert_chain(*shown.files(self.directory))
-        connection = http.client.HTTPSConnection("localhost", self.port, timeout=30, context=context)
+        connection = http.client.HTTPSConnection(
+            "localhost", self.port, timeout=30, context=context, source_address=(source, 0)
+        )
         try:
             connection.request(method, path, body, dict(headers or {}))
             answer = connection.getresponse()
             return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
         finally:
             connection.close()
+
+    @contextmanager
+    def opened(self, sent: bytes, source: str = INSIDE) -> Iterator[ssl.SSLSocket]:
+        """A connection on which these very bytes were sent."""
+        context = ssl.create_default_context(cadata=AUTHORITY.pem)
+        with (
+            socket.create_connection(("127.0.0.1", self.port), 30, (source, 0)) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as connection,
+        ):
+            connection.sendall(sent)
+            yield connection
+
+    def raw(self, sent: bytes, source: str = INSIDE) -> Reply:
+        """What is answered to these very bytes."""
+        with self.opened(sent, source) as connection:
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
 
     def poll(self, text: str, shown: Certificate | None = None, body: str = NOW, **headers: str) -> Reply:
         """A poll with a token."""
@@ -129,7 +157,7 @@ def service(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pyte
 
 @pytest.fixture(scope="module")
 def nginx(service: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    with Nginx(tmp_path_factory.mktemp("proxy") / "nginx", service).running() as nginx:
+    with Nginx(tmp_path_factory.mktemp("proxy") / "nginx", service, BANKS_OWN).running() as nginx:
         yield nginx
 
 
@@ -213,10 +241,173 @@ def test_a_batch_may_be_large_and_nothing_else(nginx: Nginx) -> None:
     assert nginx.poll(token(), body=acks).status == 200
 
 
-@pytest.mark.parametrize("path", ["/streams", "/streams/tpp/sets:batch", "/metrics", "/console", "/console/x"])
-def test_the_banks_calls_are_for_the_banks_network(service: Server, tmp_path: Path, path: str) -> None:
-    """Even with the bank's password nobody else gets there; polls and keys are for everyone."""
-    with Nginx(tmp_path / "nginx", service, bank="192.0.2.0/24").running() as elsewhere:
-        assert elsewhere.ask("GET", path, None, {"Authorization": basic(*BANK)}).status == 403
-        assert elsewhere.poll(token()).status == 200
-        assert elsewhere.ask("GET", "/.well-known/jwks.json").status == 200
+# -- what is whose ------------------------------------------------------------------------------------------------
+
+JWKS = "/.well-known/jwks.json"
+FROM_ANYWHERE = {*POLLS, *WSO2_POLLS, JWKS}
+
+
+def seen(service: Server, address: str) -> list[str]:
+    """The paths for which the service was asked from an address."""
+    lines = [line for line in service.log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+    return [said["path"] for said in map(json.loads, lines) if said["address"] == address]
+
+
+def is_ours(reply: Reply) -> bool:
+    """Whether the service answered, and not nginx."""
+    return "x-fapi-interaction-id" in reply.headers
+
+
+def test_from_outside_tpps_poll_and_read_the_keys_and_nothing_else(nginx: Nginx, service: Server) -> None:
+    """Issue 11, 5: every route of the application, with the bank's password. A route that is added is the bank's, until
+    nginx.conf names it."""
+    asked = {"Authorization": basic(*BANK)}
+    for method, path in ALL:
+        path = path.replace("TPP", "nobody").replace("JTI", "a")
+        from_outside = nginx.ask(method, path, None, asked, source=OUTSIDE)
+        assert (is_ours(from_outside), path) == (path in FROM_ANYWHERE, path)
+        assert from_outside.status == 403 or path in FROM_ANYWHERE, path
+        assert is_ours(nginx.ask(method, path, None, asked)), path
+    assert set(seen(service, OUTSIDE)) == FROM_ANYWHERE
+    assert {path for _, path in ALL if "TPP" not in path} <= {*seen(service, INSIDE)}
+
+
+NAMES = (
+    "events",
+    "a/events",
+    "a%2Fevents",
+    "a%2fevents",
+    "/events",
+    "%2Fevents",
+    "open-banking/v3.1/events",
+    "api%2Ffs%2Fevent-notifications%2Fevents",
+    ".well-known/jwks.json",
+    "../../../events",
+    "..%2F..%2F..%2Fevents",
+    "%2e%2e/%2E%2e/%2e./events",
+    "../../../.well-known/jwks.json",
+    "..%2f..%2f..%2fopen-banking%2fv4.0%2fevents",
+    "events%0a",
+    "events%00",
+    "events%20HTTP",
+)
+"""What a jti or a stream may be called, so that its path looks like one that is open."""
+
+DISGUISES = (
+    "//{}",
+    "/./{}",
+    "/x/../{}",
+    "/events/../{}",
+    "/events%2F..%2F{}",
+    "/events/..;/{}",
+    "/events/..%5c{}",
+    "/events//../{}",
+    "/.well-known/jwks.json/../../{}",
+    "/open-banking/v3.1/events/../../../{}",
+    "/%2e/{}",
+    "/%2F{}",
+    "/{}/../events",
+    "/{}/..",
+    "/{}?/events",
+    "/{}?x=/../events",
+    "/{}%3F/events",
+    "/{}#/events",
+    "/{}%23/events",
+    "/{};/events",
+    "/{}/",
+    "/{}/events",
+    "/{}//",
+    "/{}/.",
+    "https://localhost/{}",
+    "https://localhost/events/../{}",
+)
+"""Ways to write the path of a bank's call, so that nginx might read another one in it."""
+
+
+def disguised() -> Iterator[str]:
+    """Request targets that are not to be read as one of those that are open, or as those alone."""
+    for path in sorted({path for _, path in ALL} - FROM_ANYWHERE):
+        for name in NAMES if "JTI" in path else ("a",):
+            yield path.replace("TPP", "tpp").replace("JTI", name)
+        for name in NAMES if "TPP" in path else ():
+            yield path.replace("TPP", name).replace("JTI", "a")
+    for path in ("streams", "streams/tpp", "streams/tpp/sets/a", "console", "metrics", "healthz", "STREAMS", "streamS"):
+        yield from (disguise.format(path) for disguise in DISGUISES)
+    for path in FROM_ANYWHERE:
+        yield from (path + more for more in ("/", "//", "/x", "%2F", "%00", "%0a", ";x", "/..", "/../streams"))
+        yield from (path.replace("/", "//"), path.upper(), path.replace("/", "/%2e/"), path.replace("/", "%2F"))
+        yield "/streams" + path
+
+
+def test_no_way_to_write_a_path_gets_a_stranger_to_what_is_the_banks(nginx: Nginx, service: Server) -> None:
+    """Issue 11, 5: streams and jtis that are called like poll paths, encoded and doubled slashes, dots, other case.
+    Whatever nginx lets on is a path that is open, word for word."""
+    head = f"Host: localhost\r\nAuthorization: {basic(*BANK)}\r\nConnection: close\r\n\r\n"
+    targets = list(disguised())
+    assert len(targets) > 300
+    for target in targets:
+        reply = nginx.raw(f"GET {target} HTTP/1.1\r\n{head}".encode(), OUTSIDE)
+        assert reply.status in (400, 403, 405) or (reply.status == 200 and b'"keys"' in reply.body), target
+    assert set(seen(service, OUTSIDE)) <= FROM_ANYWHERE
+
+
+def test_tpps_poll_from_outside(nginx: Nginx, service: Server) -> None:
+    """With a query or without: what nginx hands on is the poll's own path."""
+    for target in (*POLLS, "/events?", "/events?x=1", "/%65vents", "/x/../events"):
+        body = b'{"returnImmediately":true}'
+        head = f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Authorization: {basic('tpp', service.secrets['tpp'])}\r\nContent-Length: {len(body)}\r\n\r\n"
+        assert nginx.raw(head.encode() + body, OUTSIDE).status == 200, target
+
+
+def test_every_answer_keeps_browsers_on_tls(nginx: Nginx) -> None:
+    """Issue 11, 11: HSTS (RFC 6797), on nginx's own answers too."""
+    for source, path, status in (
+        (OUTSIDE, "/events", 405),
+        (OUTSIDE, JWKS, 200),
+        (OUTSIDE, "/streams", 403),
+        (INSIDE, "/streams", 401),
+        (INSIDE, "/console", 401),
+        (INSIDE, "/nothing", 404),
+    ):
+        reply = nginx.ask("GET", path, source=source)
+        assert (reply.status, reply.headers["strict-transport-security"]) == (status, "max-age=31536000")
+
+
+# -- limits -------------------------------------------------------------------------------------------------------
+
+HALF = b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+
+
+def test_an_address_has_so_many_connections(service: Server, tmp_path: Path) -> None:
+    """Issue 11, 4: limit_conn. Slow bodies are held by nginx, and so many of an address; the bank is not counted."""
+    changes = {"eventpoll_connections 100": "eventpoll_connections 5", "body_timeout 10s": "body_timeout 60s"}
+    with Nginx(tmp_path / "nginx", service, {**BANKS_OWN, **changes}).running() as nginx, ExitStack() as stack:
+        asked = len(seen(service, OUTSIDE))
+        for _ in range(5):
+            stack.enter_context(nginx.opened(HALF, OUTSIDE))
+        wait_for(lambda: nginx.ask("GET", JWKS, source=OUTSIDE).status == 429)
+        assert nginx.ask("GET", JWKS, source="127.0.0.3").status == 200
+        for _ in range(10):
+            stack.enter_context(nginx.opened(HALF))
+        assert nginx.ask("GET", JWKS).status == 200
+        assert set(seen(service, OUTSIDE)[asked:]) <= {JWKS}
+
+
+def test_an_address_asks_so_often(service: Server, tmp_path: Path) -> None:
+    """limit_req; the bank is not counted."""
+    changes = {**BANKS_OWN, "rate=50r/s": "rate=1r/m", "burst=100": "burst=2"}
+    with Nginx(tmp_path / "nginx", service, changes).running() as nginx:
+        assert [nginx.ask("GET", JWKS, source=OUTSIDE).status for _ in range(5)] == [200, 200, 200, 429, 429]
+        assert [nginx.ask("GET", JWKS).status for _ in range(5)] == [200] * 5
+
+
+def test_slow_headers_and_bodies_that_stop_are_cut(service: Server, tmp_path: Path) -> None:
+    """client_header_timeout is for all headers together; client_body_timeout for each wait."""
+    changes = {**BANKS_OWN, "header_timeout 10s": "header_timeout 1s", "body_timeout 10s": "body_timeout 1s"}
+    with Nginx(tmp_path / "nginx", service, changes).running() as nginx, ExitStack() as stack:
+        stopped = stack.enter_context(nginx.opened(HALF, OUTSIDE))
+        trickled = stack.enter_context(nginx.opened(b"GET /healthz HTTP/1.1\r\nX-Long: ", OUTSIDE))
+        trickle({trickled: ("headers", b"x")})
+        while stopped.recv(65536):
+            pass
