@@ -10,7 +10,7 @@ WORKDIR /app
 COPY requirements.lock ./
 RUN pip install --no-cache-dir --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 
-COPY app.py config.py connections.py wsgi.py gunicorn.conf.py ./
+COPY app.py config.py connections.py redisurl.py wsgi.py gunicorn.conf.py ./
 COPY eventpoll eventpoll
 
 USER 10001:10001

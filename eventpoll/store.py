@@ -5,13 +5,13 @@ Unavailable; what a command itself refuses is raised as the class that its named
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis
 
+import redisurl
 from eventpoll import keys, records
 from eventpoll.commands import Commands
 from eventpoll.connection import connect, nodes
@@ -36,9 +36,7 @@ class Store:
     @classmethod
     def open(cls, url: str | None, data_dir: Path, rules: Rules) -> "Store":
         """The store at `url`, or the embedded one; opens no connection yet."""
-        where = (
-            f"embedded under {data_dir}" if url is None else "at " + re.sub(r"//[^/]*@", "//", url.partition("?")[0])
-        )
+        where = f"embedded under {data_dir}" if url is None else f"at {redisurl.read(url).where}"
         return cls(connect(url, data_dir), rules, where)
 
     # -- one method for each Lua command ------------------------------------------------------------------------

@@ -21,8 +21,9 @@ from eventpoll.openapi import all_calls, document
 from eventpoll.profiles import BODY_BYTES, Wso2
 from harness import ROOT, contract, issuer
 from harness.issuer import bearer, token
+from harness.ports import free_port
 from harness.redis_servers import RedisServer
-from harness.service import BANK, Reply, Server, start_server
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, start_server
 from harness.waiting import wait_for
 
 CALLS = {call.name: call for call in all_calls()}
