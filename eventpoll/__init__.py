@@ -2,7 +2,7 @@
 
 The rooms, from the top; imports go down only (tests/promises/test_shape.py):
 
-  console, cli > api > profiles > service > web, worker > access > delivery > sets > store > errors, settings
+ console, cli > api > profiles > service > web, worker > access > delivery > sets > store > errors, settings > redis_url
 
 What the service consists of is imported in the functions: who wants the settings alone imports no more.
 """

@@ -15,6 +15,8 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
 from limits import RateLimitItem, parse
 
+from eventpoll import redis_url
+
 SET_PROFILES = ("rfc8417", "obie", "wso2")
 ON_ERROR = ("park", "redeliver")
 TOKEN_SCOPES = ("accounts", "payments", "fundsconfirmations", "eventpolling")
@@ -128,25 +130,8 @@ def _jwks_source(text: str) -> str:
 
 
 def _redis_url(text: str) -> str:
-    try:
-        url = urlsplit(text)
-        places = url.netloc.rpartition("@")[2].split(",")
-        for place in places:
-            urlsplit(f"//{place}").port  # noqa: B018  (raises for a port that is none; its words may tell a password)
-    except ValueError:
-        raise ValueError("is no URL: a password in it wants its special characters percent-encoded") from None
-    scheme, _, kind = url.scheme.partition("+")
-    if scheme == "unix" and not kind and (url.netloc or url.path):
-        return text
-    if scheme not in ("redis", "rediss") or kind not in ("", "cluster", "sentinel") or not all(places):
-        raise ValueError("must begin with redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://")
-    if len(places) > 1 and not kind:
-        raise ValueError("names several servers: is it redis+cluster:// or redis+sentinel://?")
-    if kind == "sentinel" and not re.fullmatch(r"/[^/]+(/[0-9]+)?", url.path):
-        raise ValueError("wants the name of the service: redis+sentinel://h1:26379,h2:26379/service")
-    if kind == "cluster" and url.path.strip("/"):
-        raise ValueError("has a path, but a Cluster has one database only")
-    return text
+    redis_url.read(text)
+    return text.strip()
 
 
 def _jwks(text: str) -> KeySet:

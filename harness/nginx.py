@@ -3,6 +3,7 @@
 import http.client
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -20,13 +21,17 @@ AUTHORITY = Certificate("Authority")
 """The authority whose certificates nginx takes."""
 
 NOW = '{"returnImmediately": true}'
+INSIDE, OUTSIDE = "127.0.0.1", "127.0.0.2"
+"""Addresses: of the bank, with BANKS_OWN, and of somebody else."""
+BANKS_OWN = {"127.0.0.0/8 1": f"{INSIDE} 1"}
 PROGRAM = shutil.which("nginx", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin") or "nginx"
 
 
 class Nginx:
-    """nginx with deploy/nginx.conf as it stands, but for the port, the place of its files and where the service is."""
+    """nginx with deploy/nginx.conf as it stands, but for the port, the place of its files, where the service is, and
+    `changes`: a text of the file -> what stands there instead."""
 
-    def __init__(self, directory: Path, service: Server, bank: str = "127.0.0.0/8") -> None:
+    def __init__(self, directory: Path, service: Server, changes: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self.directory = directory
         directory.mkdir()
@@ -39,9 +44,9 @@ class Nginx:
             ("listen 443 ssl", f"listen 127.0.0.1:{self.port} ssl"),
             ("server 127.0.0.1:8000", f"server 127.0.0.1:{service.port}"),
             ("/etc/nginx/eventpoll", str(directory)),
-            ("allow 127.0.0.0/8", f"allow {bank}"),
+            *(changes or {}).items(),
         ):
-            assert ours in text
+            assert ours in text, ours
             text = text.replace(ours, theirs)
         (directory / "eventpoll.conf").write_text(text)
         places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -76,18 +81,39 @@ class Nginx:
         body: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
         shown: Certificate | None = None,
+        source: str = INSIDE,
     ) -> Reply:
-        """Make one request, with the certificate that is shown."""
+        """Make one request from the address `source`, with the certificate that is shown."""
         context = ssl.create_default_context(cadata=AUTHORITY.pem)
         if shown is not None:
             context.load_cert_chain(*shown.files(self.directory))
-        connection = http.client.HTTPSConnection("localhost", self.port, timeout=30, context=context)
+        connection = http.client.HTTPSConnection(
+            "localhost", self.port, timeout=30, context=context, source_address=(source, 0)
+        )
         try:
             connection.request(method, path, body, dict(headers or {}))
             answer = connection.getresponse()
             return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
         finally:
             connection.close()
+
+    @contextmanager
+    def opened(self, sent: bytes, source: str = INSIDE) -> Iterator[ssl.SSLSocket]:
+        """Open a connection from the address `source`, and send these very bytes on it."""
+        context = ssl.create_default_context(cadata=AUTHORITY.pem)
+        with (
+            socket.create_connection(("127.0.0.1", self.port), 30, (source, 0)) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as connection,
+        ):
+            connection.sendall(sent)
+            yield connection
+
+    def raw(self, sent: bytes, source: str = INSIDE) -> Reply:
+        """Return the answer to these very bytes."""
+        with self.opened(sent, source) as connection:
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
 
     def poll(self, text: str, shown: Certificate | None = None, body: str = NOW, **headers: str) -> Reply:
         """Poll with a token."""

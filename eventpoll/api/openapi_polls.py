@@ -54,7 +54,7 @@ def poll_call(profile: Profile) -> Call:
         **TYPED,
         "field_invalid": "maxEvents: must be greater than or equal to 0",
         "field_missing": "setErrs.event-1.err: missing data for required field",
-        "forbidden": "the bank polls for nobody here: a TPP's credentials are wanted",
+        "forbidden": "the bank's token polls for nobody here: a TPP's credentials are wanted",
         "not_acceptable": "the answer is application/json, which Accept excludes",
         "too_many": "too many polls are held on this stream: poll with returnImmediately",
     }

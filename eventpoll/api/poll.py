@@ -66,7 +66,7 @@ def view(answer: Callable[[Request], Told], profile: Profile) -> Response:
 
 def poll(service: Service, profile: Profile, request: Request) -> Told:
     """Poll, acknowledge, report errors: RFC 8936 section 2.4. Raises Refused, Unavailable."""
-    caller = service.door.caller(request)
+    caller = service.door.caller(request, is_tpps=not isinstance(profile, Wso2))
     request_log.note(request.environ, profile=profile.name, tpp=caller.name)
     try:
         want_json_answer(request)
@@ -109,7 +109,7 @@ def _tpp(door: Door, profile: Profile, caller: Caller, request: Request) -> str:
     """Whose stream is polled. Raises Refused."""
     if not isinstance(profile, Wso2):
         if not caller.polls:
-            words = "the bank polls for nobody here: a TPP's credentials are wanted"
+            words = "the bank's token polls for nobody here: a TPP's credentials are wanted"
             raise door.forbidden(request, words, door.poll_scopes)
         return caller.name
     named = profile.client(request)

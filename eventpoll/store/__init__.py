@@ -1,1 +1,1 @@
-"""Redis: one method for each Lua command, keys, records, errors. May use: errors."""
+"""Redis: one method for each Lua command, keys, records, errors. May use: errors, redis_url."""

@@ -5,13 +5,13 @@ Unavailable; what a command itself refuses is raised as the class that its named
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis
 
+from eventpoll import redis_url
 from eventpoll.store import keys, records
 from eventpoll.store.commands import Commands
 from eventpoll.store.errors import NoSet, NoStream, StoreError, errors, refused
@@ -40,9 +40,7 @@ class Store:
 
         `fast_path` False sends every command through redis-py's own connections (EVENTPOLL_FAST_PATHS=0).
         """
-        where = (
-            f"embedded under {data_dir}" if url is None else "at " + re.sub(r"//[^/]*@", "//", url.partition("?")[0])
-        )
+        where = f"embedded under {data_dir}" if url is None else f"at {redis_url.read(url).where}"
         return cls(connect(url, data_dir), rules, where, fast_path=fast_path)
 
     # -- one method for each Lua command ------------------------------------------------------------------------

@@ -17,9 +17,11 @@ from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 
 from app import create_app
+from eventpoll.access import failed_logins
 from eventpoll.access.door import hash_of, new_secret
 from eventpoll.sets.event import Signed
 from eventpoll.settings import Config
+from harness import issuer
 from harness.redis_servers import RedisServer
 from harness.service import BANK, Reply, Server, basic
 from harness.sets import set_of
@@ -167,8 +169,8 @@ def test_the_bank_is_let_in_to_what_is_its_own(shared_server: Server, method: st
 def test_the_bank_polls_for_nobody_but_on_wso2s_paths(scene: Scene, path: str) -> None:
     """decisions.md, profile table: who is asking on the RFC's and OBIE's paths is a TPP."""
     reply = scene.send("POST", path, basic(*BANK))
-    assert reply.status == 403
-    assert "www-authenticate" not in reply.headers
+    assert reply.status == 401
+    assert "www-authenticate" in reply.headers
     assert scene.untouched()
 
 
@@ -326,8 +328,61 @@ def test_a_stream_named_like_the_banks_user_has_none_of_its_rights(shared_server
     polled = shared_server.request("POST", "/events", '{"returnImmediately":true}', headers, (BANK[0], secret))
     assert list(polled.json["sets"]) == [jti]
     for path in POLLS:
-        assert shared_server.request("POST", path, '{"returnImmediately":true}', headers, BANK).status == 403
+        assert shared_server.request("POST", path, '{"returnImmediately":true}', headers, BANK).status == 401
     assert shared_server.bank("DELETE", f"/streams/{BANK[0]}?force=true").status == 204
+
+
+ASKED: list[tuple[dict[str, str], str]] = [
+    ({}, '{"returnImmediately":true}'),
+    ({}, "no JSON"),
+    ({"Content-Type": "text/plain"}, "{}"),
+    ({"Accept": "text/html"}, "{}"),
+]
+
+
+@pytest.mark.parametrize("path", POLLS)
+@pytest.mark.parametrize(
+    "settings", [{}, {"EVENTPOLL_POLL_RATE": "2/minute"}, issuer.settings()], ids=["Basic", "a rate", "tokens too"]
+)
+def test_the_banks_password_on_a_tpps_path_is_as_good_as_a_wrong_one(
+    environ: dict[str, str], app: Flask, monkeypatch: pytest.MonkeyPatch, path: str, settings: dict[str, str]
+) -> None:
+    """Issue 11, 5: the path told a right password (403) from a wrong one (401), from anywhere. Now status, body,
+    headers, delays and the work of the store are the same, whatever else is wrong with the request."""
+    naps: list[float] = []
+    calls: list[Any] = []
+    monkeypatch.setattr("eventpoll.access.failed_logins.time.sleep", naps.append)
+    app = create_app(Config.from_environ({**environ, **settings, "EVENTPOLL_FAILED_LOGIN_SECONDS": "10"}))
+    service, client = app.extensions["eventpoll"], app.test_client()
+    driver = service.transmitter.store.redis
+    monkeypatch.setattr(driver, "execute_command", recorded(driver.execute_command, calls))
+
+    def ask(name: str, password: str, headers: dict[str, str], body: str) -> tuple[Any, ...]:
+        calls.clear()
+        sent = {"Content-Type": "application/json", "x-fapi-interaction-id": "1", **headers}
+        reply = client.post(path, data=body, headers={**sent, "Authorization": basic(name, password)})
+        return reply.status, reply.data, dict(reply.headers), list(naps), len(calls)
+
+    def told(password: str) -> list[tuple[Any, ...]]:
+        naps.clear()
+        service.door.slowing._failures.clear()
+        return [ask(BANK[0], password, *asked) for asked in ASKED for _ in range(failed_logins.FREE // 2)]
+
+    ask("somebody", "else", *ASKED[0])  # so that the store knows its scripts
+    right, wrong = told(BANK[1]), told(BANK[1] + "x")
+    assert right == wrong
+    assert {status for status, *_ in right} == {"401 UNAUTHORIZED"}
+    assert naps
+
+
+def recorded(execute: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:
+    """What executes commands, and notes that it did."""
+
+    def execute_and_note(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        return execute(*args, **options)
+
+    return execute_and_note
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------

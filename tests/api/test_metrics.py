@@ -142,8 +142,7 @@ def test_refused_polls_count_under_their_status_and_profile(server: Server) -> N
         if name == "eventpoll_poll_seconds_count" and (has := dict(labels))
     }
     assert counted == {
-        ("rfc8936", "401"): 1,
-        ("rfc8936", "403"): 1,
+        ("rfc8936", "401"): 2,
         ("rfc8936", "406"): 1,
         ("rfc8936", "413"): 1,
         ("obie_v3", "415"): 1,

@@ -20,7 +20,8 @@ from eventpoll.errors import CODES
 from eventpoll.profiles.wso2 import Wso2
 from eventpoll.sets.json import BODY_BYTES
 from eventpoll.settings import Config
-from harness import ROOT, contract
+from harness import ROOT, contract, issuer
+from harness.issuer import bearer, token
 from harness.ports import free_port
 from harness.redis_servers import RedisServer
 from harness.service import BANK, BANK_SETTINGS, Reply, Server, start_server
@@ -58,13 +59,14 @@ def plain(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pytest
 
 @pytest.fixture(scope="module")
 def strict(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service that refuses whatever can be refused: one held poll, one host, signatures checked."""
+    """A service that refuses whatever can be refused: one held poll, one host, signatures checked, tokens too."""
     more = {
         "EVENTPOLL_SIGNING_KEYS": json.dumps({"keys": [BANK_KEY.as_dict(private=True)]}),
         "EVENTPOLL_PUSH_JWKS": json.dumps({"keys": [BANK_KEY.as_dict(private=False)]}),
         "EVENTPOLL_TRUSTED_HOSTS": "127.0.0.1",
         "EVENTPOLL_MAX_HELD_POLLS": "1",
         "EVENTPOLL_LONG_POLL_SECONDS": "20",
+        **issuer.settings(),
     }
     yield from served(settings(redis_server, 14, **more), tmp_path_factory)
 
@@ -317,8 +319,11 @@ def wrong_password(_: Server, call: Call, sent: Sent) -> None:
 def not_theirs(server: Server, call: Call, sent: Sent) -> None:
     if isinstance(call.profile, Wso2) and call.who == "tpp":
         sent["headers"][call.profile.client_header] = "tpp-2"
+    elif call.who == "tpp":
+        sent["headers"] |= bearer(token("the-bank", "eventpoll:bank"))
+        sent["auth"] = None
     else:
-        sent["auth"] = BANK if call.who == "tpp" else ("tpp-1", server.secrets["tpp-1"])
+        sent["auth"] = ("tpp-1", server.secrets["tpp-1"])
 
 
 def too_large(_: Server, call: Call, sent: Sent) -> None:

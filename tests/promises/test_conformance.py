@@ -804,9 +804,9 @@ def test_the_scheme_is_compared_without_case(shared_server: Server, tpp: str, pa
 
 @json_paths
 def test_the_bank_polls_for_nobody_on_the_json_paths(shared_server: Server, path: str) -> None:
-    """The profile table: the bank's credentials poll on the WSO2 paths alone."""
+    """The profile table: the bank's credentials poll on the WSO2 paths alone; here they are wrong ones."""
     reply = shared_server.request("POST", path, "{}", {"Content-Type": "application/json"}, BANK)
-    assert_refused(reply, path, 403)
+    assert_refused(reply, path, 401)
 
 
 # -- method, path, media types --------------------------------------------------------------------------------------

@@ -97,5 +97,5 @@ def test_every_connection_has_a_time_limit_and_no_retries() -> None:
 
 def test_a_password_in_the_url_is_not_told(tmp_path: Path) -> None:
     """The log says where SETs are kept, not how to get at them."""
-    store = Store.open("redis://user:s3cret@db.example:6379/0?ssl_password=s3cret", tmp_path, Rules())
-    assert store.where == "at redis://db.example:6379/0"
+    store = Store.open("rediss://user:s3cret@db.example:6379/0?ssl_password=s3cret", tmp_path, Rules())
+    assert store.where == "at rediss://db.example:6379/0"

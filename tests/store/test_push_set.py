@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import redis
 
 from eventpoll.store.records import Rules
 from eventpoll.store.redis.embedded import Embedded
@@ -21,7 +22,7 @@ from harness.sets import set_of
 from harness.waiting import wait_for
 
 PROGRAM = ROOT / "bank" / "push-set"
-TOOLS = ("redis-cli", "awk", "base64", "tr", "cat", "cut", "wc", "id", "dirname", "sha256sum", "shasum", "paste")
+TOOLS = ("redis-cli", "awk", "base64", "tr", "cat", "cut", "wc", "id", "dirname", "readlink", "sha256sum", "shasum")
 
 Push = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -30,7 +31,7 @@ Push = Callable[..., subprocess.CompletedProcess[str]]
 def bare_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A PATH with a plain Unix' tools and redis-cli, and no Python."""
     directory = tmp_path_factory.mktemp("bin")
-    for tool in TOOLS:
+    for tool in (*TOOLS, "paste"):
         if found := shutil.which(tool):
             (directory / tool).symlink_to(found)
     assert shutil.which("python3", path=str(directory)) is None
@@ -45,7 +46,8 @@ def push(store: Store, redis_server: RedisServer, bare_path: str) -> Push:
     def run(
         text: str, tpp: str = "tpp-1", url: str = redis_server.url, **options: Any
     ) -> subprocess.CompletedProcess[str]:
-        environ = {"PATH": bare_path, "REDIS_URL": url}
+        names = {name: options.pop(name) for name in list(options) if name.isupper()}
+        environ = {"PATH": bare_path, "REDIS_URL": url, **names}
         return subprocess.run(
             [options.pop("program", str(PROGRAM)), tpp],
             input=text,
@@ -251,6 +253,90 @@ def test_a_store_with_a_password_is_reached(own_redis: RedisServer, bare_path: s
     assert (done.stdout, done.stderr) == ("jti-1: queued\n", "")
     assert set(waiting(store)) == {"jti-1"}
     store.redis.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://{here}/3",
+        "redis://{here}/3/",
+        "redis://{here}?db=3",
+        "redis://{here}/3?db=3&socket_timeout=2",
+        "redis://[::1]:{port}/3",
+        "redis://[::1]:{port}?db=3&password=p%26w+d&username=ann",
+        "redis://ann:p&w%20d@{here}/3",
+        "REDIS://{here}/3",
+        " redis://{here}/3\n",
+        "unix://{socket}?db=3",
+        "unix:{socket}?db=3",
+        "unix://ann:p&w%20d@{socket}?db=3",
+        "redis://nopass@{here}/3",
+    ],
+)
+def test_the_services_own_url_leads_to_the_services_own_store(tmp_path: Path, bare_path: str, url: str) -> None:
+    """Issue 13, 20: push-set gets what the service gets: the same server, the same database, the same login."""
+    socket = tmp_path / "my redis.sock"
+    server = RedisServer(tmp_path, "--unixsocket", str(socket)).start()
+    for rule in (["ann", "on", ">p&w d"], ["nopass", "on", "nopass"]):
+        with redis.Redis(port=server.port) as admin:
+            admin.execute_command("ACL", "SETUSER", *rule, "~*", "&*", "+@all")
+    if "nopass@" in url or "ann" in url:
+        server.ask(b"ACL SETUSER default off")
+    given = url.format(here=f"127.0.0.1:{server.port}", port=server.port, socket=quote(str(socket)))
+    store = Store.open(given, Path(), Rules())
+    try:
+        store.configure("tpp-1", "5e88", {})
+        environ = {"PATH": bare_path, "REDIS_URL": given}
+        done = subprocess.run(
+            [PROGRAM, "tpp-1"], input=set_of("jti-1"), capture_output=True, text=True, env=environ, timeout=60
+        )
+        assert (done.stdout, done.stderr) == ("jti-1: queued\n", "")
+        assert set(waiting(store)) == {"jti-1"}
+        assert redis.Redis(port=server.port, username="ann", password="p&w d", db=3).exists("eventpoll:{tpp-1}:stream")
+    finally:
+        store.redis.close()
+        server.kill()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis://:p@ss#w/rd@store:6379", "percent-encoded"),
+        ("redis://user:12/w@store:6379", "percent-encoded"),
+        ("redis://127.0.0.1:1/abc", "database"),
+        ("valkey://store", "begins with none"),
+        ("rediss://store?ssl_password=p%40ss", "redis-cli has nothing like the option ssl_password"),
+    ],
+)
+def test_a_url_that_the_service_does_not_take_is_refused(push: Push, url: str, words: str) -> None:
+    """Rather than tried with a host that is a part of the password."""
+    done = push(set_of("jti-1"), url=url)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert not [part for part in ("p@ss", "ss#w", "12/w", "p%40ss") if part in done.stderr]
+
+
+def test_the_url_may_come_from_a_file(push: Push, store: Store, redis_server: RedisServer, tmp_path: Path) -> None:
+    """As the service's may. It was taken for no URL, and the embedded store was meant."""
+    file = tmp_path / "url"
+    file.write_text(redis_server.url + "\n")
+    done = push(set_of("jti-1"), url="", REDIS_URL_FILE=str(file))
+    assert (done.returncode, done.stdout) == (0, "jti-1: queued\n")
+    assert "cannot read the file" in push(set_of("jti-2"), url="", REDIS_URL_FILE=str(tmp_path / "none")).stderr
+
+
+def test_it_runs_through_symlinks(push: Push, store: Store, tmp_path: Path) -> None:
+    """Issue 13, 20: a link in a directory on PATH, a link to that, or to its folder; push.lua is found."""
+    (tmp_path / "bin").mkdir()
+    links = [tmp_path / "bin" / "push-set", tmp_path / "bin" / "again", tmp_path / "bank"]
+    links[0].symlink_to(PROGRAM)
+    links[1].symlink_to("push-set")
+    links[2].symlink_to(PROGRAM.parent)
+    programs = [links[0], links[1], links[2] / "push-set"]
+    for number, program in enumerate(programs):
+        assert push(set_of(f"jti-{number}"), program=str(program), cwd=tmp_path).returncode == 0
+    assert push(set_of("jti-3"), program="bin/again", cwd=tmp_path, CDPATH=str(ROOT)).returncode == 0
+    assert len(waiting(store)) == 4
 
 
 @pytest.fixture(params=["short", "long"])

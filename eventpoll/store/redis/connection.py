@@ -2,15 +2,15 @@
 
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
-from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from eventpoll import redis_url
+from eventpoll.redis_url import RedisUrl
 from eventpoll.store.redis.cluster import Cluster
 from eventpoll.store.redis.embedded import Embedded, NoServer
 
@@ -59,7 +59,7 @@ def options() -> dict[str, Any]:
 
 
 def connect(url: str | None, data_dir: Path) -> redis.Redis:
-    """A client for the store; opens no connection yet."""
+    """A client for the store; opens no connection yet. Raises redisurl.BadUrl."""
     pool = {**options(), "max_connections": MAX_CONNECTIONS, "timeout": TIMEOUT_SECONDS}
     if url is None:
         return redis.Redis(
@@ -67,15 +67,22 @@ def connect(url: str | None, data_dir: Path) -> redis.Redis:
                 connection_class=EmbeddedConnection, embedded=Embedded(data_dir), **pool
             )
         )
-    scheme, _, kind = urlsplit(url).scheme.partition("+")
-    if kind == "sentinel":
-        return _sentinel(url, scheme, pool)
-    if kind == "cluster":
-        who, query, (first, *others) = _several(url, 6379)
-        plain = f"{scheme}://{who}{first[0]}:{first[1]}?{query}"
-        nodes = [ClusterNode(*place) for place in others]  # type: ignore[no-untyped-call]
-        return cast(redis.Redis, Cluster(plain, nodes, connection_pool_class=redis.BlockingConnectionPool, **pool))
-    return redis.Redis(connection_pool=redis.BlockingConnectionPool.from_url(url, **pool))
+    store = redis_url.read(url)
+    pool |= store.options
+    if store.kind == "sentinel":
+        return _sentinel(store, pool)
+    if store.kind == "cluster":
+        others = [ClusterNode(*place) for place in store.places[1:]]  # type: ignore[no-untyped-call]
+        blocking = redis.BlockingConnectionPool
+        return cast(redis.Redis, Cluster(store.first(), others, connection_pool_class=blocking, **pool))
+    pool |= {**store.login, "db": store.db}
+    if store.kind == "unix":
+        pool |= {"connection_class": redis.UnixDomainSocketConnection, "path": store.path}
+    else:
+        ((host, port),) = store.places
+        kind = redis.SSLConnection if store.tls else redis.Connection
+        pool |= {"connection_class": kind, "host": host, "port": port}
+    return redis.Redis(connection_pool=redis.BlockingConnectionPool(**pool))  # type: ignore[no-untyped-call]
 
 
 def nodes(client: redis.Redis) -> list[redis.Redis]:
@@ -104,23 +111,13 @@ def apart(client: redis.Redis) -> Any:
     return pool.connection_class(**{**pool.connection_kwargs, **options()})
 
 
-def _sentinel(url: str, scheme: str, pool: dict[str, Any]) -> redis.Redis:
-    who, query, places = _several(url, 26379)
-    found = {**parse_url(f"{scheme}://{who}host?{query}"), **pool}  # type: ignore[no-untyped-call]
-    found.pop("host")
-    theirs = {name: found.pop(f"sentinel_{name}", None) for name in ("username", "password")}
-    if found.pop("connection_class", None) is not None:
-        found["ssl"] = True
-    tls = {name: value for name, value in found.items() if name.startswith("ssl")}
-    service, _, db = urlsplit(url).path.strip("/").partition("/")
-    sentinel = Sentinel(places, sentinel_kwargs={**options(), **theirs, **tls})  # type: ignore[no-untyped-call]
-    client = sentinel.master_for(service, connection_pool_class=SentinelPool, db=int(db or 0), **found)  # type: ignore[no-untyped-call]
+def _sentinel(store: RedisUrl, pool: dict[str, Any]) -> redis.Redis:
+    theirs = {name: pool.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    if store.tls:
+        pool["ssl"] = True
+    tls = {name: value for name, value in pool.items() if name.startswith("ssl")}
+    sentinel = Sentinel(list(store.places), sentinel_kwargs={**options(), **theirs, **tls})  # type: ignore[no-untyped-call]
+    client = sentinel.master_for(  # type: ignore[no-untyped-call]
+        store.service, connection_pool_class=SentinelPool, db=store.db, **store.login, **pool
+    )
     return cast(redis.Redis, client)
-
-
-def _several(url: str, port: int) -> tuple[str, str, list[tuple[str, int]]]:
-    """Of redis+…://user:password@h1:p1,h2:p2/…?query: "user:password@", the query, and the servers."""
-    parts = urlsplit(url)
-    who, at, places = parts.netloc.rpartition("@")
-    found = [urlsplit(f"//{place}") for place in places.split(",")]
-    return who + at, parts.query, [(place.hostname or "", place.port or port) for place in found]
