@@ -54,7 +54,7 @@ class Service:
             wait_replicas=config.wait_replicas,
             wait=config.wait_replicas_ms / 1000,
         )
-        store = Store.open(config.redis_url, config.data_dir, rules, fast_path=config.fast_paths)
+        store = Store.open(config.redis_url, config.data_dir, rules, fast_path=bool(config.fast_paths))
         transmitter = Transmitter(
             store,
             Waiting(store.subscribe, config.max_held_polls, config.max_held_polls_per_worker),

@@ -233,7 +233,7 @@ class Config:
     max_connections_per_address: int = setting("EVENTPOLL_MAX_CONNECTIONS_PER_ADDRESS", 500, _whole(0, 100_000))
     failed_login_seconds: float = setting("EVENTPOLL_FAILED_LOGIN_SECONDS", 1.0, _decimal(0, 10))
     log: str = setting("EVENTPOLL_LOG", "none", _one_of("none", "json"))
-    fast_paths: bool = setting("EVENTPOLL_FAST_PATHS", True, lambda text: _one_of("0", "1")(text) == "1")
+    fast_paths: int = setting("EVENTPOLL_FAST_PATHS", 1, lambda text: int(_one_of("0", "1")(text)))
     data_dir: Path = Path(".data")
     """Where the embedded store keeps its files, when there is no REDIS_URL."""
 

@@ -80,7 +80,7 @@ GOOD = [
     ("EVENTPOLL_MAX_CONNECTIONS_PER_ADDRESS", "0", "max_connections_per_address", 0),
     ("EVENTPOLL_FAILED_LOGIN_SECONDS", "0", "failed_login_seconds", 0.0),
     ("EVENTPOLL_LOG", "json", "log", "json"),
-    ("EVENTPOLL_FAST_PATHS", "0", "fast_paths", False),
+    ("EVENTPOLL_FAST_PATHS", "0", "fast_paths", 0),
 ]
 
 BAD = [
@@ -195,7 +195,7 @@ DEFAULTS = {
     "max_connections_per_address": 500,
     "failed_login_seconds": 1.0,
     "log": "none",
-    "fast_paths": True,
+    "fast_paths": 1,
 }
 
 

@@ -47,7 +47,7 @@ def with_tpp(app: Flask) -> tuple[FlaskClient, str]:
 
 def through_flask() -> Flask:
     """The same application without the express way."""
-    return create_app(replace(SETTINGS, fast_paths=False))
+    return create_app(replace(SETTINGS, fast_paths=0))
 
 
 def body(path: str, members: Any) -> tuple[bytes, str]:
@@ -124,8 +124,9 @@ def hook(app: Flask, name: str, see: Callable[..., Any]) -> None:
     elif name in ("eventpoll", "eventpoll.polling"):
         app.before_request_funcs.setdefault(name, []).append(lambda: see() and None)
     elif name == "view":
-        theirs = app.view_functions["eventpoll.polling.rfc8936"]
-        app.view_functions["eventpoll.polling.rfc8936"] = lambda **given: see() and theirs(**given)
+        views: dict[str, Any] = app.view_functions
+        theirs = views["eventpoll.polling.rfc8936"]
+        views["eventpoll.polling.rfc8936"] = lambda **given: see() and theirs(**given)
     else:
         getattr(flask, name).connect(see, app, weak=False)
 
@@ -162,7 +163,11 @@ def test_a_hook_that_init_app_adds_sees_polls(monkeypatch: pytest.MonkeyPatch) -
 
     def init(around: Around, scaffold: Scaffold) -> None:
         theirs(around, scaffold)
-        scaffold.after_request(lambda response: seen.append(flask.request.path) or response)
+
+        @scaffold.after_request
+        def see(response: flask.Response) -> flask.Response:
+            seen.append(flask.request.path)
+            return response
 
     monkeypatch.setattr(Around, "init", init)
     client, secret = with_tpp(create_app(SETTINGS))
@@ -188,7 +193,12 @@ def test_the_fast_paths_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> No
     assert app.wsgi_app.__func__ is Flask.wsgi_app  # type: ignore[attr-defined]
     dispatched: list[str] = []
     theirs = app.full_dispatch_request
-    monkeypatch.setattr(app, "full_dispatch_request", lambda: dispatched.append(flask.request.path) or theirs())
+
+    def dispatch() -> flask.Response:
+        dispatched.append(flask.request.path)
+        return theirs()
+
+    monkeypatch.setattr(app, "full_dispatch_request", dispatch)
     client.post("/events", json={"returnImmediately": True}, headers={"Authorization": basic("tpp-1", secret)})
     assert dispatched == ["/events"]
 

@@ -65,7 +65,7 @@ def may_use(name: str) -> set[str]:
     if name not in ROOMS:
         return below(name)
     sentence = ast.get_docstring(ast.parse((PACKAGE / name / "__init__.py").read_text(encoding="utf-8"))) or ""
-    (rooms,) = re.findall(r"May use: ([a-z, ]+)\.", sentence)
+    (rooms,) = re.findall(r"May use: ([a-z_, ]+)\.", sentence)
     return set(rooms.split(", "))
 
 
