@@ -7,7 +7,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +25,13 @@ CONSENT_REVOKED = "urn:uk:org:openbanking:events:consent-authorization-revoked"
 LINKED_ACCOUNT_UPDATE = "urn:uk:org:openbanking:events:account-access-consent-linked-account-update"
 SUBJECT_MEMBERS = ("subject_type", f"{OB}rid", f"{OB}rty", f"{OB}rlk")
 
+OB_HEADERS = {
+    f"{OB}iat": HeaderParameter("Open Banking: when it was signed", "int"),
+    f"{OB}iss": HeaderParameter("Open Banking: who signed it", "str"),
+    f"{OB}tan": HeaderParameter("Open Banking: trust anchor", "str"),
+}
 REGISTRY = JWSRegistry(
-    header_registry={
-        f"{OB}iat": HeaderParameter("Open Banking: when it was signed", "int"),
-        f"{OB}iss": HeaderParameter("Open Banking: who signed it", "str"),
-        f"{OB}tan": HeaderParameter("Open Banking: trust anchor", "str"),
-    },
+    header_registry=OB_HEADERS,
     algorithms=["PS256", "RS256", "ES256", "EdDSA", "PS384", "PS512", "RS384", "RS512", "ES384", "ES512"],
     strict_check_header=False,
 )
@@ -206,7 +207,12 @@ def verify(secevent: str, keys: KeySet) -> None:
 
     Raises BadSecevent: invalid_key, authentication_failed.
     """
-    kid = _header(secevent).get("kid")
+    header = _header(secevent)
+    if not is_understood(header, OB_HEADERS):
+        raise BadSecevent(
+            "the header of the SET asks for what is not known here, in crit or b64", "authentication_failed"
+        )
+    kid = header.get("kid")
     fitting = [key for key in keys.keys if kid is None or key.kid == kid]
     if not fitting:
         raise BadSecevent("the SET names no key of the bank's", "invalid_key")
@@ -217,6 +223,21 @@ def verify(secevent: str, keys: KeySet) -> None:
         except (JoseError, ValueError, TypeError):
             continue
     raise BadSecevent("the signature of the SET does not fit the bank's keys", "authentication_failed")
+
+
+def is_understood(header: Mapping[str, Any], known: Collection[str] = ()) -> bool:
+    """Whether a JWS header asks for nothing that is not done here.
+
+    Unknown members pass, unless `crit` names one that is not `known` (RFC 7515 sections 4 and 4.1.11). With b64 false
+    the signed payload is other bytes than the ones that are read here (RFC 7797).
+    """
+    if header.get("b64", True) is not True:
+        return False
+    if "crit" not in header:
+        return True
+    crit = header["crit"]
+    named = isinstance(crit, list) and all(isinstance(name, str) and name in header for name in crit)
+    return named and bool(crit) and set(crit) <= {"b64", *known}
 
 
 def _header(secevent: str) -> dict[str, Any]:

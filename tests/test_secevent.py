@@ -10,7 +10,8 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from flask import Flask
 from flask.testing import FlaskClient
 from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
@@ -376,6 +377,57 @@ def forgeries() -> dict[str, str]:
         "no alg": jwt_with_header({"kid": "rsa"}, claims, signature),
         "b64 false": jwt_with_header({"alg": "PS256", "kid": "rsa", "b64": False, "crit": ["b64"]}, claims, signature),
     }
+
+
+def by_hand(**members: Any) -> str:
+    """A SET with a header that no library would write, under a signature that is right (PS256)."""
+    parts = [json.dumps(part).encode() for part in ({"alg": "PS256", "kid": "rsa", **members}, CLAIMS)]
+    text = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+    salted = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+    signature = SIGNERS["rsa"].sign(text.encode(), salted, hashes.SHA256())
+    return f"{text}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"pi.atm": "1"},
+        {"nonce": "x", "gty": ["x"]},
+        {"x5c": ["A" * 4000]},
+        {"b64": True},
+        {"b64": True, "crit": ["b64"]},
+        {f"{OB}iat": 1, "crit": [f"{OB}iat"]},
+    ],
+)
+def test_what_a_header_says_besides_is_let_pass(members: dict[str, Any]) -> None:
+    """RFC 7515 section 4: what is not understood is ignored, unless crit names it."""
+    secevent.verify(by_hand(**members), key_set(public("rsa")))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"b64": False},
+        {"b64": False, "crit": ["b64"]},
+        {"b64": None},
+        {"b64": "true"},
+        {"crit": []},
+        {"crit": None},
+        {"crit": "alg"},
+        {"crit": {"alg": True}},
+        {"crit": ["alg"]},
+        {"crit": ["b64"]},
+        {"crit": [1]},
+        {"crit": ["x"], "x": 1},
+        {"crit": [f"{OB}iat", "x"], f"{OB}iat": 1, "x": 1},
+        {"crit": [f"{OB}iat"]},
+    ],
+)
+def test_a_header_that_asks_for_what_is_not_done_is_refused(members: dict[str, Any]) -> None:
+    """RFC 7515 section 4.1.11, RFC 7797 section 6: the signature is right, and says something else than we read."""
+    with pytest.raises(BadSecevent) as raised:
+        secevent.verify(by_hand(**members), key_set(public("rsa")))
+    assert raised.value.err == "authentication_failed"
 
 
 def hmac_of(message: str, key: bytes) -> str:

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,6 +77,28 @@ def by_hand(header: Any, said: Any = None) -> str:
     key: Any = KEYS["PS256"].get_op_key("sign")
     salted = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
     return f"{signed}.{encoded(key.sign(signed.encode(), salted, hashes.SHA256()))}"
+
+
+CRITS: list[Any] = [
+    ["x"], ["alg"], ["kid", "typ"], ["b64"], ["exp"], ["x", "x"], [], None, "x", 1, {}, {"x": 1}, [1], [None], [["x"]],
+    ["http://openbanking.org.uk/iat"],
+]  # fmt: skip
+
+
+def critical(crit: Any) -> str:
+    """A token whose header says that these members must be understood."""
+    return by_hand(
+        {"alg": "PS256", "typ": "at+jwt", "kid": "ps", "x": 1, "http://openbanking.org.uk/iat": 1, "crit": crit}
+    )
+
+
+def unencoded(header: Any) -> str:
+    """A token whose payload is signed as it is (RFC 7797), where it is base64url by luck."""
+    signed = f"{encoded(header)}.{encoded(claims())}"
+    key: Any = KEYS["PS256"].get_op_key("sign")
+    text = signed.rpartition(".")[0].encode() + b"." + json.dumps(claims()).encode()
+    salted = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+    return f"{signed}.{encoded(key.sign(text, salted, hashes.SHA256()))}"
 
 
 def tampered(text: str, place: int) -> str:
@@ -156,7 +179,14 @@ BAD: dict[str, Callable[[], str]] = {
     "a kid that is an object": lambda: by_hand({"alg": "PS256", "typ": "at+jwt", "kid": {}}),
     "two kids": lambda: by_hand(b'{"alg":"PS256","typ":"at+jwt","kid":"ps","kid":"unknown"}'),
     "another key's kid": lambda: sign(claims(), header={"kid": "rs"}),
-    "crit": lambda: by_hand({"alg": "PS256", "typ": "at+jwt", "kid": "ps", "crit": ["x"], "x": 1}),
+    **{f"crit {json.dumps(crit)}": partial(critical, crit) for crit in CRITS},
+    "b64 false": lambda: by_hand({"alg": "PS256", "typ": "at+jwt", "kid": "ps", "b64": False}),
+    "b64 false, and critical": lambda: by_hand({"alg": "PS256", "kid": "ps", "b64": False, "crit": ["b64"]}),
+    "b64 false, and the payload as it is": lambda: unencoded(
+        {"alg": "PS256", "kid": "ps", "b64": False, "crit": ["b64"]}
+    ),
+    "b64 that is no boolean": lambda: by_hand({"alg": "PS256", "typ": "at+jwt", "kid": "ps", "b64": "false"}),
+    "b64 null": lambda: by_hand({"alg": "PS256", "typ": "at+jwt", "kid": "ps", "b64": None}),
     # garbage
     "nothing": lambda: "",
     "a word": lambda: "token",
