@@ -3,6 +3,9 @@ PYTHON ?= python3
 PORT ?= 8000
 CHAOS ?= long
 BIN := .venv/bin
+TOOLS := .venv/tools/bin
+INSTALL := install --quiet --disable-pip-version-check --require-hashes -r
+LOCKED := requirements requirements-dev requirements-tools bench/requirements
 
 .PHONY: run demo test lint fix lock audit bench chaos help
 .DEFAULT_GOAL := help
@@ -13,11 +16,16 @@ help:  ## this list
 .venv/run: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "eventpoll needs Python 3.11 or later")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip $(INSTALL) requirements.lock
 	@touch $@
 
 .venv/dev: requirements-dev.lock .venv/run
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip $(INSTALL) requirements-dev.lock
+	@touch $@
+
+.venv/tools/made: requirements-tools.lock
+	@test -x $(TOOLS)/python || $(PYTHON) -m venv .venv/tools
+	$(TOOLS)/pip $(INSTALL) requirements-tools.lock
 	@touch $@
 
 run: .venv/run  ## serve on http://127.0.0.1:8000 (PORT changes it) with a demo TPP and SETs waiting
@@ -39,17 +47,16 @@ fix: .venv/dev  ## ruff's fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: .venv/dev  ## write the hashes of what requirements*.txt ask for into requirements*.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	for name in requirements requirements-dev; do \
-		echo "# Every package, with the hashes of its files: made by make lock from $$name.txt." >$$name.lock && \
-		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-			--no-annotate --no-header $$name.txt >>$$name.lock || exit 1; \
+lock: .venv/tools/made  ## renew the locks after a change of requirements*.txt; UPGRADE=1 raises what nothing pins, too
+	for name in $(LOCKED); do \
+		$(TOOLS)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
+			--only-binary :all: --emit-build-options --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+			$(if $(UPGRADE),--upgrade) --output-file $$name.lock $$name.txt \
+			$$([ $$name = requirements-dev ] && echo --constraint requirements.lock) || exit 1; \
 	done
 
-audit: .venv/run  ## look the packages up among the known vulnerabilities; needs the internet, so lint leaves it out
-	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
-	$(BIN)/pip-audit --disable-pip --requirement requirements.lock
+audit: .venv/tools/made  ## look the packages up among the known vulnerabilities; needs the internet, so lint leaves it out
+	$(TOOLS)/pip-audit --strict --disable-pip --requirement requirements.lock
 
 bench: .venv/dev  ## the benchmark: ratios, side by side, in one run; BENCH=short takes a look in two minutes
 	@PYTHON=$(BIN)/python sh bench/install.sh

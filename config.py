@@ -74,6 +74,20 @@ def _words(*allowed: str) -> Callable[[str], tuple[str, ...]]:
     return read
 
 
+def _password(text: str) -> str:
+    """A password, or its scrypt hash in Werkzeug's form. What only begins like one is a mistake: a shell may have taken
+    the rest for variables, and the beginning would be a password that everyone knows."""
+    if text.startswith(("scrypt:", "pbkdf2:")):
+        found = re.fullmatch(r"scrypt:([0-9]{1,9}):([0-9]{1,4}):([0-9]{1,4})\$[^$\s]+\$[0-9a-f]{128}", text)
+        n, r, p = (int(number) for number in found.groups()) if found else (0, 0, 0)
+        if n & (n - 1) or not 2**24 <= 128 * n * r * p <= 2**29:
+            raise ValueError(
+                "begins like a hash and is none that is taken: make one with flask eventpoll hash-password, and keep "
+                "the $ in it from the shell ('…', or a file and EVENTPOLL_BANK_PASSWORD_FILE)"
+            )
+    return text
+
+
 def _header_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
         raise ValueError("must be the name of a header, of letters, digits and hyphens")
@@ -194,7 +208,7 @@ class Config:
     port: int = setting("PORT", 8000, _whole(1, 65535))
     web_concurrency: int = setting("WEB_CONCURRENCY", os.cpu_count() or 1, _whole(1, 1024))
     bank_username: str | None = setting("EVENTPOLL_BANK_USERNAME", None, str)
-    bank_password: str | None = setting("EVENTPOLL_BANK_PASSWORD", None, str, secret=True)
+    bank_password: str | None = setting("EVENTPOLL_BANK_PASSWORD", None, _password, secret=True)
     issuer: str | None = setting("EVENTPOLL_ISSUER", None, str)
     signing_keys: KeySet | None = setting("EVENTPOLL_SIGNING_KEYS", None, _signing_keys, secret=True)
     set_profile: str = setting("EVENTPOLL_SET_PROFILE", "rfc8417", _one_of(*SET_PROFILES))
@@ -230,6 +244,8 @@ class Config:
     proxy_hops: int = setting("EVENTPOLL_PROXY_HOPS", 0, _whole(0, 10))
     trusted_hosts: tuple[str, ...] = setting("EVENTPOLL_TRUSTED_HOSTS", (), _words())
     poll_rate: RateLimitItem | None = setting("EVENTPOLL_POLL_RATE", None, _rate)
+    request_seconds: float = setting("EVENTPOLL_REQUEST_SECONDS", 30.0, _decimal(0, 600, above=True))
+    max_connections_per_address: int = setting("EVENTPOLL_MAX_CONNECTIONS_PER_ADDRESS", 500, _whole(0, 100_000))
     failed_login_seconds: float = setting("EVENTPOLL_FAILED_LOGIN_SECONDS", 1.0, _decimal(0, 10))
     log: str = setting("EVENTPOLL_LOG", "none", _one_of("none", "json"))
     data_dir: Path = Path(".data")

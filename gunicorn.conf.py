@@ -5,6 +5,7 @@ from gevent import monkey
 monkey.patch_all()  # before anything that opens sockets is imported
 
 import json  # noqa: E402
+import logging  # noqa: E402
 import os  # noqa: E402
 import shutil  # noqa: E402
 import sys  # noqa: E402
@@ -21,6 +22,7 @@ from gunicorn.workers.ggevent import GeventWorker  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 from config import Config, ConfigError  # noqa: E402
+from connections import Addresses, Connection, TooMany, address_of  # noqa: E402
 
 try:
     settings = Config.from_environ()
@@ -28,11 +30,14 @@ except ConfigError as error:
     sys.exit(str(error))
 
 
-STALLED_SECONDS = 30.0
-
 LAST_SECONDS = 1.0
 """How long a kept connection may still ask, once the worker is to end: the answer tells that it closes. One that is
 closed unasked may cut a request that is on its way, and a proxy answers 502 then: see `python -m chaos.rolling`."""
+
+
+class NoHost(errors.ParseException):  # type: ignore[misc]
+    """RFC 9112 section 3.2: 400 to a request of HTTP/1.1 without a Host. gunicorn itself refuses two."""
+
 
 UNREADABLE = {  # what of a request cannot be read: how it is told; the first that fits
     errors.InvalidResponseHeader: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -42,7 +47,13 @@ UNREADABLE = {  # what of a request cannot be read: how it is told; the first th
     errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
     errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
     errors.ParseException: HTTPStatus.BAD_REQUEST,
+    TooMany: HTTPStatus.TOO_MANY_REQUESTS,
     BaseException: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+PLAINLY: dict[type[BaseException], str] = {  # in more words than the phrase of the status
+    NoHost: "the request has no Host header: HTTP/1.1 wants one",
+    TooMany: "too many connections from this address: close some, then try again",
 }
 
 
@@ -57,13 +68,25 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """The wait for a next request on a connection; no longer than a moment once the worker is to end."""
         return Idle(self.idle, self.cfg.keepalive if self.alive else LAST_SECONDS)
 
-    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        """A client that sends or takes nothing for so long is let go; it holds a connection meanwhile, no worker."""
-        sock.settimeout(STALLED_SECONDS)
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve a connection, from its first request to its end, unless its address has too many."""
         try:
-            return super().handle_request(listener_name, req, sock, addr)
-        finally:
-            sock.settimeout(None)
+            with addresses.one_more(addr):
+                connection = Connection(client, settings.request_seconds)
+                super().handle(listener, connection, addr)
+                if connection.late and connection.coming.moved:
+                    self.log.warning("Unreadable request from %s: it came too slowly", address_of(addr) or "-")
+        except TooMany as error:
+            self.handle_error(None, client, addr, error)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
+        """Answer a request, and read what is left of its body, so that the next request can be found."""
+        if req.version >= (1, 1) and all(name != "HOST" for name, _ in req.headers):
+            raise NoHost
+        super().handle_request(listener_name, req, sock, addr)
+        if not sock.drained(req.body):
+            raise StopIteration  # which closes the connection
+        sock.rest()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Tell what is no request in our shape. Its words are neither sent back nor logged: they may hold a secret."""
@@ -72,8 +95,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self.log.error("Error handling %r", what, exc_info=exc)
         else:
-            self.log.warning("Unreadable request from %s: %s", addr[0] if addr else "-", type(exc).__name__)
-        told = json.dumps({"err": "invalid_request" if status < 500 else "server_error", "description": status.phrase})
+            self.log.warning("Unreadable request from %s: %s", address_of(addr) or "-", type(exc).__name__)
+        err = "too_many_requests" if status == 429 else "invalid_request" if status < 500 else "server_error"
+        told = json.dumps({"err": err, "description": PLAINLY.get(type(exc), status.phrase)})
         lines = [
             f"HTTP/1.1 {status.value} {status.phrase}",
             "Connection: close",
@@ -83,6 +107,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             "X-Content-Type-Options: nosniff",
             f"x-fapi-interaction-id: {uuid.uuid4()}",
             f"Content-Length: {len(told)}",
+            *(["Retry-After: 5"] if status == HTTPStatus.TOO_MANY_REQUESTS else []),
         ]
         try:
             util.write_nonblock(client, "\r\n".join([*lines, "", told]).encode())
@@ -129,16 +154,32 @@ class Idle:
 
 
 def ssl_context(config: Any, default: Any) -> Any:
-    """For TLS of our own: a client that does not finish its handshake is let go as well."""
+    """For TLS of our own: the limits of time and of connections hold for the handshake as well."""
     context = default()
     wrap = context.wrap_socket
 
     def within(sock: Any, *args: Any, **options: Any) -> Any:
-        sock.settimeout(STALLED_SECONDS)
-        return wrap(sock, *args, **options)
+        addr = None
+        try:
+            addr = sock.getpeername()
+            with addresses.one_more(addr), gevent.Timeout(settings.request_seconds, TimeoutError("too slow")):
+                return wrap(sock, *args, **options)
+        except OSError as error:  # gevent would log a traceback of each
+            logging.getLogger("gunicorn.error").warning("No TLS with %s: %s", address_of(addr) or "-", error)
+            raise gevent.GreenletExit from None
 
     context.wrap_socket = within
     return context
+
+
+def is_proxy(address: str) -> bool:
+    """Whether a peer speaks for many: any one does behind a proxy that writes X-Forwarded-For."""
+    from eventpoll.certificate import is_trusted  # here, as eventpoll imports prometheus_client: see raw_env
+
+    return settings.proxy_hops > 0 or is_trusted(address, settings.trusted_proxies)
+
+
+addresses = Addresses(settings.max_connections_per_address, is_proxy)
 
 
 def on_starting(server: Any) -> None:
@@ -179,6 +220,8 @@ worker_connections = settings.max_held_polls_per_worker + 1000
 backlog = 4096
 graceful_timeout = 30  # longer than the longest hold; Heroku kills after 30 s
 timeout = 60
+limit_request_fields = 50
+sendfile = False  # it would go past Connection
 keepalive = 75  # longer than the usual proxy keeps its side open
 accesslog = None
 control_socket_disable = True

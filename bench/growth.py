@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from time import perf_counter
 
+from bench.client import Connection, jtis, poll_body, request_text
 from bench.load import BadLoad
-from bench.pyload import Connection, jtis, poll_body, request_text
 from bench.resp import Wire
 from bench.results import Results, percentile
 from bench.servers import Redis, Web, end

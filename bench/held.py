@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable
 from time import perf_counter
 
-from bench.pyload import Connection, request_text
+from bench.client import Connection, request_text
 from bench.resp import RedisError, Wire
 from bench.results import Results, percentile
-from bench.servers import Web, end, wait_for
+from bench.servers import Web, end
 from bench.service import BANK, PROOF, Bench, basic, environ
 from bench.sets import secevent
 from bench.sizes import Size
 from eventpoll import keys
+from harness.waiting import wait_for
 
 PART = "held polls"
 ARRIVING = 500

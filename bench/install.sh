@@ -8,9 +8,10 @@ if command -v apt-get >/dev/null && ! command -v wrk >/dev/null; then
 	$run apt-get update -qq && $run apt-get install -y -qq wrk >/dev/null
 fi
 peers=.venv/bench
-if ! [ -e "$peers/made" ] || [ bench/requirements.txt -nt "$peers/made" ]; then
+if ! [ -e "$peers/made" ] || [ bench/requirements.lock -nt "$peers/made" ]; then
 	"${PYTHON:-python3}" -m venv "$peers" &&
-		"$peers/bin/pip" install --quiet --disable-pip-version-check -r bench/requirements.txt && touch "$peers/made"
+		"$peers/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock &&
+		touch "$peers/made"
 fi
 if command -v apt-get >/dev/null && ! [ -e "$peers/webdis" ]; then
 	mkdir -p "$peers/packages"

@@ -2,14 +2,19 @@
 
 import os
 import re
+import selectors
 import shutil
 import signal
 import subprocess
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
+from urllib.parse import urlsplit
 
-from bench import pyload
+from bench.client import Connection, jtis, poll_body, request_text
 from bench.sets import JTI_CHARACTERS, SET_CHARACTERS
 
 SCRIPTS = Path(__file__).resolve().parent / "wrk"
@@ -70,7 +75,7 @@ def run(url: str, load: Load, seconds: float) -> float:
     seconds = max(seconds, load.page / 2500)
     connections = FOR_LARGE_PAGES if load.page >= LARGE else CONNECTIONS
     for stretch in STRETCHES:  # a large page may take longer than a short round
-        requests, elapsed, wrong, told = (_wrk if WRK else pyload.run)(url, load, seconds * stretch, connections)
+        requests, elapsed, wrong, told = (_wrk if WRK else _python)(url, load, seconds * stretch, connections)
         if requests or wrong:
             break
     if wrong or not requests:
@@ -114,3 +119,40 @@ def _stopped(process: "subprocess.Popen[str]") -> str:
         except subprocess.TimeoutExpired:
             continue
     raise BadLoad("wrk does not end")
+
+
+def _python(url: str, load: Load, seconds: float, connections: int) -> tuple[int, float, int, str]:
+    """Make the load of wrk/*.lua. Return requests, seconds, how many were answered wrongly, and nothing to tell."""
+    acks: deque[bytes] = deque()
+    lines = iter(load.file.read_bytes().splitlines() if load.file else ())
+    fixed = load.body.encode() if load.body is not None else None
+
+    bodies: dict[str, Callable[[], bytes | None]] = {
+        "fixed": lambda: fixed,
+        "poll": lambda: poll_body(load.page, acks.popleft() if acks else b"", load.form),
+        "push": lambda: next(lines, b"ran out"),
+    }
+    ask = bodies[load.script]
+    chosen = selectors.DefaultSelector()
+    opened = [Connection(urlsplit(url).port or 80) for _ in range(connections)]
+    answered = wrong = 0
+    start = perf_counter()
+    for connection in opened:
+        chosen.register(connection.socket, selectors.EVENT_READ, connection)
+        connection.socket.sendall(request_text(load.path, ask(), load.content_type, load.authorization))
+    while perf_counter() - start < seconds:
+        for key, _ in chosen.select(1):
+            connection = key.data
+            if (body := connection.heard()) is None:
+                continue
+            answered += 1
+            if load.script == "poll":
+                found = jtis(body, load.page)
+                acks.append(b",".join(found))
+                wrong += not found
+            wrong += connection.status >= 400
+            connection.socket.sendall(request_text(load.path, ask(), load.content_type, load.authorization))
+    elapsed = perf_counter() - start
+    for connection in opened:
+        connection.close()
+    return answered, elapsed, wrong, ""

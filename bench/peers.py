@@ -10,13 +10,15 @@ from time import perf_counter
 from typing import Any
 
 from bench import load, polls
+from bench.client import jtis, poll_body
 from bench.load import BadLoad, Load
-from bench.pyload import jtis, poll_body
 from bench.results import Results
-from bench.servers import ROOT, free_port, wait_for
 from bench.service import PROOF, Bench, basic
 from bench.sets import secevent
 from bench.sizes import Size
+from harness import ROOT
+from harness.ports import free_port
+from harness.waiting import wait_for
 
 PART = "peers"
 MADE = ROOT / ".venv" / "bench"

@@ -9,13 +9,14 @@ from pathlib import Path
 from time import perf_counter
 
 from bench import load
+from bench.client import Connection, request_text
 from bench.load import BadLoad, Load
-from bench.pyload import Connection, request_text
 from bench.results import Results
-from bench.servers import ROOT, WORKERS, Web
+from bench.servers import WORKERS, Web
 from bench.service import ALGORITHMS, BANK, PROOF, Bench, basic
 from bench.sets import event, secevent
 from bench.sizes import Size
+from harness import ROOT
 
 PART = "pushes/s"
 TPP = "pushed"

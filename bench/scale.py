@@ -15,8 +15,8 @@ import redis
 from bench.sets import secevent
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from tests.conftest import RedisServer
-from tests.topologies import cluster
+from harness.redis_servers import RedisServer
+from harness.topologies import cluster
 
 SAMPLES = 3_000
 CHUNK = 500

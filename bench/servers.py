@@ -4,19 +4,17 @@ import atexit
 import contextlib
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.resp import RedisError, Wire
-from eventpoll.embedded import binary
+from harness.ports import free_port
+from harness.programs import children, environment, gunicorn, redis_program
+from harness.waiting import wait_for
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = 65_536
 WORKERS = 2
 
@@ -31,34 +29,6 @@ def raise_limits() -> int:
     return soft
 
 
-KEPT: list[socket.socket] = []
-"""What keeps the ports that free_port gave: bound, and never listening."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on. On Linux it stays ours until this process ends: nobody is given it before the
-    server that it is for listens there, or while that one is killed; and no client that an earlier server left behind
-    finds another one at its old port."""
-    probe = socket.socket()
-    probe.bind(("127.0.0.1", 0))
-    port = int(probe.getsockname()[1])
-    if sys.platform == "linux":  # whoever sets SO_REUSEADDR, as servers do, may listen at a port that is bound so
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        KEPT.append(probe)
-    else:
-        probe.close()
-    return port
-
-
-def wait_for(what: Callable[[], object], seconds: float = 60.0, pause: float = 0.01) -> None:
-    """Until `what` is true. Raises TimeoutError."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds} s")
-        time.sleep(pause)
-
-
 class Programs:
     """What we started."""
 
@@ -68,13 +38,12 @@ class Programs:
 
     def start(self, arguments: list[str], directory: Path, environ: Mapping[str, str] | None = None) -> "Program":
         """Start a program with exactly these settings; what it says goes to a file in `directory`."""
-        plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         with (directory / f"{Path(arguments[0]).name}-{len(self.running)}.log").open("wb") as output:
             # A session of its own: Ctrl-C reaches us alone, and we end it.
             process = subprocess.Popen(
                 arguments,
                 cwd=directory,
-                env={**plain, **(environ or {})},
+                env={**environment(), **(environ or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -105,14 +74,6 @@ def end(*processes: subprocess.Popen[bytes], how: int = signal.SIGTERM) -> None:
             process.wait()
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process started."""
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
 class Program:
     """A program that we started."""
 
@@ -132,7 +93,7 @@ class Redis:
     def __init__(self, programs: Programs, directory: Path, program: str | None = None) -> None:
         self.programs = programs
         self.directory = directory
-        self.program = program or shutil.which("redis-server") or binary()
+        self.program = program or redis_program()
         self.path = str(directory / "redis.sock")
         directory.mkdir(parents=True, exist_ok=True)
         self.start()
@@ -194,8 +155,7 @@ class Web:
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         settings = {"PORT": str(self.port), "WEB_CONCURRENCY": str(WORKERS), **environ}
-        arguments = ["-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py"), "--pythonpath", str(ROOT), app]
-        self.running = programs.start([sys.executable, *arguments], directory, settings)
+        self.running = programs.start(gunicorn(app), directory, settings)
         self.url = f"http://127.0.0.1:{self.port}"
 
     def ready(self) -> "Web":

@@ -7,11 +7,12 @@ from time import perf_counter
 from bench import growth
 from bench.resp import RedisError
 from bench.results import Results
-from bench.servers import Redis, Web, wait_for
+from bench.servers import Redis, Web
 from bench.service import PROOF, Bench, environ
 from bench.sets import SET_CHARACTERS
 from bench.sizes import Size
 from eventpoll.embedded import NoServer, binary
+from harness.waiting import wait_for
 
 MEMORY, FILE = "Redis' bytes for a SET, against its size", "append-only file"
 APPENDED, REWRITTEN = "as appended", "rewritten"

@@ -15,7 +15,8 @@ import redis
 
 from chaos.caller import Caller
 from chaos.journal import EVENT, Care, Entry, Handed, Journal, Poll, Push, handed
-from tests.conftest import BANK, basic, set_of
+from harness.service import BANK, basic
+from harness.sets import set_of
 
 ERROR = {"err": "jwtIss", "description": "made up by the chaos"}
 PATHS = {"rfc": "/events", "wso2": "/api/fs/event-notifications/events"}

@@ -16,7 +16,8 @@ from redis.crc import key_slot
 from chaos.clients import TPPS
 from chaos.proxy import Mode
 from chaos.stage import QUICK, Stage, Steppable
-from tests.conftest import RedisServer, wait_for
+from harness.redis_servers import RedisServer
+from harness.waiting import wait_for
 
 
 @dataclass(frozen=True)

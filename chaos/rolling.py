@@ -22,8 +22,9 @@ from chaos.run import documented, empty_inbox, say
 from chaos.served import UNDER_WAY
 from chaos.stage import Stage, stage
 from chaos.verdict import Verdict, judge
-from tests.conftest import Server, start_server, wait_for
-from tests.test_nginx import AUTHORITY, Nginx
+from harness.nginx import AUTHORITY, Nginx
+from harness.service import Server, start_server
+from harness.waiting import wait_for
 
 PACE = Pace(10, 0.1)
 CALM = 2.0

@@ -27,7 +27,8 @@ from eventpoll.failures import StoreError
 from eventpoll.openapi import document
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from tests.conftest import ROOT, wait_for
+from harness import ROOT
+from harness.waiting import wait_for
 
 NETWORK = ("network", "replies")
 """How the names of faults begin that are between clients and service where there are several servers."""

@@ -19,10 +19,12 @@ from redis.sentinel import Sentinel
 from chaos.clients import QUIET, TPPS
 from chaos.proxy import Proxy
 from eventpoll.embedded import NoServer, binary
-from tests.conftest import BANK, ISSUER, RedisServer, Server, start_server, wait_for
-from tests.test_faults import children, is_running
-from tests.test_inbox import KEY, Workers
-from tests.topologies import cluster, sentinels
+from harness.programs import children, is_running
+from harness.redis_servers import RedisServer
+from harness.service import BANK_SETTINGS, Server, start_server
+from harness.topologies import cluster, sentinels
+from harness.waiting import wait_for
+from harness.workers import KEY, Workers
 
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 QUICK: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 5, "decode_responses": True}
@@ -151,9 +153,7 @@ class Stage:
         """Start gunicorn and the inbox's workers, and make the streams."""
         self.settings = {
             "REDIS_URL": self.url,
-            "EVENTPOLL_BANK_USERNAME": BANK[0],
-            "EVENTPOLL_BANK_PASSWORD": BANK[1],
-            "EVENTPOLL_ISSUER": ISSUER,
+            **BANK_SETTINGS,
             "EVENTPOLL_SIGNING_KEYS": KEY,
             "EVENTPOLL_LONG_POLL_SECONDS": "4",
             "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",

@@ -5,7 +5,7 @@ The layers, each importing only from those below:
   wire     polling, express, bank, console, health, metrics, cli, shell, worker, inbox, check: who asks for something;
            openapi, bankcalls, pollcalls, calls, shapes: what there is to ask, told;
            answers, pages, refusals, profiles, events, schemas, views, errors: how it is read and answered;
-           auth, tokens, jwks, certificate, rates: who asks, and how often; requestlog; service: all put together
+           auth, passwords, tokens, jwks, certificate, rates: who asks, and how often; requestlog; service: the whole
   service  transmitter: the rules; waiting: held polls; secevent: a SET; jsontext: JSON, read strictly
   store    store: one method for each Lua command; records, failures: what comes out of it; subscription: wake-ups;
            intake: the inbox; commands, circuit, roundtrip, connection, embedded: the way there; keys

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import hashlib
-import hmac
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from flask import Request
 
 from eventpoll.errors import Refused
 from eventpoll.jwks import NoKeys
-from eventpoll.rates import Slowing
+from eventpoll.passwords import Password
+from eventpoll.rates import Guesses, Slowing
 from eventpoll.records import EVERY_FAMILY, FAMILIES
 from eventpoll.schemas import TPP
 from eventpoll.tokens import BANK_SCOPE, Protector, Token
@@ -40,7 +40,8 @@ class Caller:
 
     `bank` and `polls` say what the caller may do: the bank's calls, and polling the stream of `name`. Of a stream
     it sees the SETs of its `families`. A TPP that showed a secret has its hash in `proof`: the store checks it in
-    the same step in which it does what is asked.
+    the same step in which it does what is asked. `guessed` where that secret counts as a guess of the bank's password
+    as well, until it is proven.
     """
 
     name: str
@@ -48,35 +49,31 @@ class Caller:
     bank: bool = False
     polls: bool = False
     families: str = EVERY_FAMILY
+    guessed: bool = False
 
 
 @dataclass(frozen=True)
 class Bank:
-    """The bank's own credentials, of which there may be none."""
+    """The bank's own credentials."""
 
-    username: str | None
-    password: str | None
-
-    def is_it(self, username: str, password: str) -> bool:
-        """Whether these are the bank's, in a time that tells nothing of how near they come."""
-        if self.username is None or self.password is None:
-            return False
-        same_name = hmac.compare_digest(username.encode(), self.username.encode())
-        return hmac.compare_digest(password.encode(), self.password.encode()) and same_name
+    username: str
+    password: Password
 
 
 @dataclass(frozen=True)
 class Door:
     """Where callers say who they are."""
 
-    bank: Bank
+    bank: Bank | None
     tokens: Protector | None = None
     poll_scopes: Sequence[str] = ()
     slowing: Slowing = field(default_factory=Slowing)
     bank_scopes: Sequence[str] = (BANK_SCOPE,)
+    guesses: Guesses = field(default_factory=Guesses)
 
     def caller(self, request: Request, wanted: Sequence[str] | None = None) -> Caller:
-        """Who the request says is asking. Raises Refused: 401, 403 for a token without a scope of ours.
+        """Name the caller. Raises Refused: 401, 403 for a token without a scope of ours, 429 for too many guesses of
+        the bank's password.
 
         `wanted` are the scopes that open what is asked for, as the refusal names them; None: those that let a TPP poll.
         """
@@ -91,13 +88,30 @@ class Door:
             )
             raise Refused("unauthenticated", f"credentials are wanted: {wanted}", headers=self._challenge())
         username, _, password = credentials.partition(":")
-        if self.bank.is_it(username, password):
+        bank = self.bank if self.bank is not None and username == self.bank.username else None
+        if bank is not None and self._shows(request, bank, password):
             request.environ[PROVEN] = True
             return Caller(username, bank=True)
         name, _, secret = credentials.rpartition(":")  # no secret of ours holds a colon, but a name may
         if not TPP.fullmatch(name):
             raise self.denied(request, username)
-        return Caller(name, hash_of(secret), polls=True)
+        return Caller(name, hash_of(secret), polls=True, guessed=bank is not None)
+
+    def _shows(self, request: Request, bank: Bank, password: str) -> bool:
+        """Whether the password is the bank's. Raises Refused where it may not be compared now: 429, 503."""
+        address = request.remote_addr or ""
+        with bank.password.turn():
+            self.guesses.count(address, bank.username)
+            right = bank.password.is_it(password)
+            if right:
+                self.guesses.forgive(address, bank.username)
+        return right
+
+    def proven(self, request: Request, caller: Caller) -> None:
+        """Note that a TPP's secret was right. The TPP may have the name of the bank's user: it guessed nothing."""
+        request.environ[PROVEN] = True
+        if caller.guessed and self.bank is not None:
+            self.guesses.forgive(request.remote_addr or "", self.bank.username)
 
     def denied(self, request: Request, name: str) -> Refused:
         """The refusal of wrong credentials (RFC 9110 section 15.5.2), which comes slowly when they come often."""

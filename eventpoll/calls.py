@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eventpoll.profiles import BODY_BYTES, RFC8936, Profile
+from eventpoll.rates import GUESSED
 from eventpoll.shapes import Shape, ref, text
 
 JSON, FORM, SIGNED, LINES = (
@@ -57,6 +58,7 @@ BANKS = {
     **KNOWN,
     "malformed": ANY["malformed"],
     "forbidden": "this is the bank's to do, and these are a TPP's credentials",
+    "too_many": GUESSED,
 }
 TYPED = {
     "too_large": f"the body is over {BODY_BYTES} bytes",

@@ -5,7 +5,6 @@ import binascii
 import hashlib
 import ipaddress
 import re
-import ssl
 from collections.abc import Sequence
 from urllib.parse import unquote
 
@@ -20,8 +19,8 @@ def thumbprint(request: Request, header: str | None, proxies: Sequence[str]) -> 
 
     `header` is believed from the peers in `proxies` alone: addresses, networks, or "unix" for a Unix socket.
     """
-    peer = request.environ.get("gunicorn.socket")
-    der: bytes | None = peer.getpeercert(binary_form=True) if isinstance(peer, ssl.SSLSocket) else None
+    of_tls = getattr(request.environ.get("gunicorn.socket"), "getpeercert", None)
+    der: bytes | None = of_tls(binary_form=True) if of_tls else None
     if der is None and header and is_trusted(_peer_address(request), proxies):
         der = read(request.headers.get(header, ""))
     return base64.urlsafe_b64encode(hashlib.sha256(der).digest()).decode().rstrip("=") if der else None

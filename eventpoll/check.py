@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eventpoll.failures import NoStream, Unavailable
+from eventpoll.passwords import LEAST
 from eventpoll.records import Facts
 from eventpoll.service import Service
 
@@ -79,10 +80,14 @@ def _settings(service: Service) -> Iterator[Finding]:
             yield Finding("error", "EVENTPOLL_ISSUER is not set: nothing can be minted")
     if minter.issuer is not None and not minter.issuer.startswith("https://"):
         yield Finding("warning", f"EVENTPOLL_ISSUER {minter.issuer!r} is no https URL: receivers may refuse the SETs")
-    if service.door.bank.username is None:
+    if service.door.bank is None:
         yield Finding("warning", "EVENTPOLL_BANK_USERNAME is not set: the bank cannot call over HTTP")
-    elif len(service.door.bank.password or "") < 16:
-        yield Finding("warning", "EVENTPOLL_BANK_PASSWORD is short: 16 characters or more are wanted")
+    elif service.door.bank.password.short:
+        yield Finding(
+            "warning",
+            f"EVENTPOLL_BANK_PASSWORD is short: use {LEAST} random characters or more, "
+            "or their hash (flask eventpoll hash-password)",
+        )
 
 
 def _store_settings(settings: dict[str, str], appendfsync: str) -> Iterator[Finding]:

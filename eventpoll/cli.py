@@ -13,11 +13,12 @@ from flask import Blueprint
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, Key, KeyParameters, KeySet, OKPKey, RSAKey
 
-from eventpoll import auth, check, views
+from eventpoll import auth, check, passwords, views
 from eventpoll.bank import STATES
 from eventpoll.events import push_lines, read_line
 from eventpoll.failures import StoreError, Unavailable
 from eventpoll.jsontext import Malformed, read_object
+from eventpoll.passwords import LEAST, Password
 from eventpoll.records import SetRecord
 from eventpoll.service import Service
 from eventpoll.shell import TPP, as_json, cell, show, show_json, table, told, with_service
@@ -27,7 +28,7 @@ from eventpoll.worker import worker
 def init(bp: Blueprint) -> None:
     """Add the commands; the blueprint's cli_group is their first word."""
     bp.cli.help = "Streams of Security Event Tokens: make them, fill them, see what became of each SET."
-    for command in (add_tpp, push, streams, peek, errors, requeue, purge, worker, keygen, check_):
+    for command in (add_tpp, push, streams, peek, errors, requeue, purge, worker, keygen, hash_password, check_):
         bp.cli.add_command(command)
 
 
@@ -254,6 +255,26 @@ def keygen(alg: str, before: BinaryIO | None, as_json: bool) -> None:
         if not private:
             raise click.ClickException("the file holds a key without its private half: it could not sign")
     show_json({"keys": [key.as_dict(private=True), *older]})
+
+
+@click.command("hash-password")
+@as_json
+def hash_password(as_json: bool) -> None:
+    """Print the hash of the bank's password, for EVENTPOLL_BANK_PASSWORD. Reads the password from standard input, or
+    asks for it on a terminal."""
+    if sys.stdin.isatty():
+        password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        try:
+            password = sys.stdin.buffer.read().decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise click.ClickException("the password on standard input is not UTF-8") from None
+    if not password or Password(password).hashed:
+        raise click.ClickException("give the password on standard input: what is there is empty, or a hash already")
+    if Password(password).short:
+        click.echo(f"Use {LEAST} random characters or more: whoever reads the hash can try short passwords.", err=True)
+    hashed = passwords.hash_password(password)
+    show({"hash": hashed}, as_json, lambda: [hashed])
 
 
 @click.command("check")

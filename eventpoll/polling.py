@@ -8,7 +8,7 @@ import flask
 from flask import Blueprint, Request, Response
 
 from eventpoll import metrics, profiles, requestlog
-from eventpoll.auth import PROVEN, Caller, Door
+from eventpoll.auth import Caller, Door
 from eventpoll.errors import Refused
 from eventpoll.failures import Denied, NoStream
 from eventpoll.profiles import Profile, Told, Wso2
@@ -85,9 +85,9 @@ def poll(service: Service, profile: Profile, request: Request) -> Told:
         service.prove(caller, request)
         raise Refused("field_invalid", str(error), "ack") from None
     except TooManyHeld as error:
-        request.environ[PROVEN] = True
+        service.door.proven(request, caller)
         raise _too_many(error, asked) from None
-    request.environ[PROVEN] = True
+    service.door.proven(request, caller)
     requestlog.note(request.environ, tpp=tpp, sets=len(answer.sets), acked=answer.acked, reported=answer.reported)
     text, status = profile.write(answer, asked)
     return Told(text, status, profile.content_type, headers)

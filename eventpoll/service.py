@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from flask import Request
 
 from eventpoll import certificate
-from eventpoll.auth import PROVEN, Bank, Caller, Door
+from eventpoll.auth import Bank, Caller, Door
 from eventpoll.failures import Denied, NoStream
 from eventpoll.jwks import IssuerKeys
+from eventpoll.passwords import Password
 from eventpoll.profiles import Profile, all_profiles
-from eventpoll.rates import Rate, Slowing
+from eventpoll.rates import Guesses, Rate, Slowing
 from eventpoll.records import Rules
 from eventpoll.secevent import Minter
 from eventpoll.store import Store
@@ -38,7 +39,7 @@ class Service:
                 self.transmitter.prove(caller.name, caller.proof)
             except (NoStream, Denied):
                 raise self.door.denied(request, caller.name) from None
-            request.environ[PROVEN] = True
+            self.door.proven(request, caller)
 
     @classmethod
     def build(cls, config: "Config") -> "Service":
@@ -66,10 +67,12 @@ class Service:
 
 
 def _door(config: "Config") -> Door:
-    bank = Bank(config.bank_username, config.bank_password)
-    slowing = Slowing(config.failed_login_seconds)
+    bank = None
+    if config.bank_username is not None and config.bank_password is not None:
+        bank = Bank(config.bank_username, Password(config.bank_password))
+    slowing, guesses = Slowing(config.failed_login_seconds), Guesses(config.failed_login_seconds)
     if config.token_issuer is None or config.token_audience is None or config.token_jwks is None:
-        return Door(bank, slowing=slowing)
+        return Door(bank, slowing=slowing, guesses=guesses)
 
     def shown(request: Request) -> str | None:
         return certificate.thumbprint(request, config.client_cert_header, config.trusted_proxies)
@@ -84,4 +87,4 @@ def _door(config: "Config") -> Door:
         config.token_binding,
     )
     bank_scopes = {"on": (BANK_SCOPE,), "off": ()}[config.token_bank_scope]
-    return Door(bank, Protector(validator), config.token_scopes, slowing, bank_scopes)
+    return Door(bank, Protector(validator), config.token_scopes, slowing, bank_scopes, guesses)

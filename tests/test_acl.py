@@ -20,8 +20,12 @@ from eventpoll import intake, subscription
 from eventpoll.intake import Intake
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from tests.conftest import BANK, ROOT, RedisServer, Server, set_of, start_server, wait_for
-from tests.topologies import cluster, sentinels
+from harness import ROOT
+from harness.redis_servers import RedisServer
+from harness.service import BANK, Server, start_server
+from harness.sets import set_of
+from harness.topologies import cluster, sentinels
+from harness.waiting import wait_for
 
 ADMIN, PASSWORD = "admin", "PASSWORD"
 WEB, WORKER, SHELL = "eventpoll", "eventpoll-worker", "eventpoll-bank"

@@ -11,7 +11,7 @@ from eventpoll.answers import DESCRIPTIONS
 from eventpoll.errors import Refused
 from eventpoll.failures import Unavailable
 from eventpoll.store import Store
-from tests.conftest import Server, basic
+from harness.service import Server, basic
 
 RFC, OBIE, WSO2 = "/events", "/open-banking/v3.1/events", "/api/fs/event-notifications/events"
 

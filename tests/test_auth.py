@@ -18,9 +18,12 @@ from werkzeug.routing import Rule
 
 from app import create_app
 from config import Config
-from eventpoll.auth import Bank, hash_of, new_secret
+from eventpoll.auth import hash_of, new_secret
 from eventpoll.secevent import Signed
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, wait_for
+from harness.redis_servers import RedisServer
+from harness.service import BANK, Reply, Server, basic
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 FORM = "application/x-www-form-urlencoded"
 DOCS = ("", "/docs.css", "/docs.js", "/swagger-ui.css", "/swagger-ui-bundle.js")
@@ -464,12 +467,6 @@ def test_the_banks_name_and_password_may_hold_any_character(environ: dict[str, s
     client = create_app(Config.from_environ(settings)).test_client()
     assert client.get("/streams", headers={"Authorization": basic("bänk", "p:ä:ss ")}).status_code == 200
     assert client.get("/streams", headers={"Authorization": basic("bänk", "p:ä:ss")}).status_code == 401
-
-
-@pytest.mark.parametrize("known", [Bank(None, None), Bank("bank", None), Bank(None, "x")])
-def test_a_bank_that_is_not_there_is_nobody(known: Bank) -> None:
-    """Neither nothing nor its name in words passes for what is not set."""
-    assert not any(known.is_it(name, word) for name in ("", "None", "bank") for word in ("", "None", "x"))
 
 
 def test_an_answer_to_the_bank_is_never_cached(shared_server: Server) -> None:

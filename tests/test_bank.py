@@ -18,7 +18,8 @@ from werkzeug.test import TestResponse
 from app import create_app
 from config import Config
 from eventpoll import keys
-from tests.conftest import BANK, ISSUER, Server, basic, set_of
+from harness.service import BANK, ISSUER, Server, basic
+from harness.sets import set_of
 
 EVENTS: dict[str, Any] = {"urn:test:event": {}}
 ERROR = {"err": "invalid_request", "description": "the events are not what they should be"}

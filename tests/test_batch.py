@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, wait_for
+from harness.programs import children
+from harness.redis_servers import RedisServer
+from harness.service import BANK, Reply, Server, basic
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 MEBIBYTE = 1_048_576
@@ -288,8 +292,8 @@ def test_a_full_stream_refuses_line_by_line(shared_server: Server) -> None:
 
 def memory(server: Server) -> int:
     """The most memory, in kB, that any worker has had so far (VmHWM, proc(5))."""
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    sizes = [re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{child}/status").read_text()) for child in children]
+    workers = children(server.process.pid)
+    sizes = [re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{worker}/status").read_text()) for worker in workers]
     return max(int(size[1]) for size in sizes if size)
 
 

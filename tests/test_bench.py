@@ -11,7 +11,9 @@ import pytest
 
 from bench.goals import goals
 from bench.sizes import SMOKE
-from tests.conftest import ROOT, wait_for
+from harness import ROOT
+from harness.programs import children, is_running
+from harness.waiting import wait_for
 
 PLAIN = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
 COMMAND = [sys.executable, "-m", "bench.run", "--smoke"]
@@ -101,15 +103,10 @@ def test_ctrl_c_ends_all_that_was_started(tmp_path: Path) -> None:
             assert bench.stderr is not None
             line = bench.stderr.readline()
             assert b"polls" in line, line
-            children = started(bench.pid)
-            assert len(children) >= 5
+            started = children(bench.pid)
+            assert len(started) >= 5
         finally:
             bench.send_signal(signal.SIGINT)
             bench.wait(60)
-    wait_for(lambda: not [pid for pid in children if Path(f"/proc/{pid}").exists()])
+    wait_for(lambda: not any(map(is_running, started)))
     assert list(tmp_path.iterdir()) == []
-
-
-def started(pid: int) -> list[int]:
-    """The processes that a process started."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

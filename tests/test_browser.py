@@ -16,7 +16,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.conftest import BANK, RedisServer, Server, start_server, wait_for
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Server, start_server
+from harness.waiting import wait_for
 
 MARKUP = '<script>document.title="taken"</script><img src=x onerror=document.title="taken">'
 DESK, PHONE = 1280, 360
@@ -42,9 +44,7 @@ def server(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pytes
         client.flushdb()
     environ = {
         "REDIS_URL": url,
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
     }
     server = start_server(environ, tmp_path_factory.mktemp("browser"), workers=2)

@@ -5,7 +5,6 @@ import os
 import re
 import ssl
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,15 @@ from urllib.parse import quote
 
 import pytest
 
-from bench.servers import free_port
 from eventpoll import certificate
-from tests import issuer
-from tests.certificates import Certificate
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, start_server, wait_for
-from tests.issuer import bearer, token
+from harness import ROOT, issuer
+from harness.certificates import Certificate
+from harness.issuer import bearer, token
+from harness.ports import free_port
+from harness.programs import gunicorn
+from harness.redis_servers import RedisServer
+from harness.service import BANK_SETTINGS, Reply, Server, start_server
+from harness.waiting import wait_for
 
 JSON = {"Content-Type": "application/json"}
 POLL_NOW = '{"returnImmediately":true}'
@@ -111,9 +113,7 @@ def environ(redis_server: RedisServer, signing_keys: str, **others: str) -> dict
     """A service that takes tokens, and certificates from `Client-Cert`."""
     return {
         "REDIS_URL": redis_server.url.removesuffix("0") + "7",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": "1",
         **issuer.settings(),
@@ -280,12 +280,11 @@ def tls_arguments(directory: Path) -> list[str]:
 def start_tls(
     arguments: list[str], settings: dict[str, str], directory: Path, shown: Certificate | None = None
 ) -> TlsServer:
-    """conftest's start_server speaks plain HTTP: this one is waited for with TLS."""
+    """harness's start_server speaks plain HTTP: this one is waited for with TLS."""
     port, log = free_port(), directory / "gunicorn.log"
-    command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py"), "--pythonpath", str(ROOT)]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*command, *arguments],
+            gunicorn(*arguments),
             cwd=directory,
             env={"PATH": os.environ["PATH"], "PORT": str(port), "WEB_CONCURRENCY": "1", **settings},
             stdout=output,

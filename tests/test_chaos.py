@@ -1,6 +1,5 @@
 """The chaos, in its short form, on each arrangement of servers: `make chaos` runs the long one."""
 
-import os
 import re
 import subprocess
 import sys
@@ -12,9 +11,8 @@ import pytest
 from chaos import rolling
 from chaos.faults import KINDS
 from chaos.run import FORMS
-from tests.conftest import ROOT
-
-PLAIN = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
+from harness import ROOT
+from harness.programs import environment
 
 
 @pytest.mark.parametrize("arrangement", ["single", "waiting", "cluster"])
@@ -23,7 +21,7 @@ def test_nothing_that_was_promised_is_broken_by_faults(arrangement: str, tmp_pat
     output = tmp_path / "RESULTS.md"
     command = [sys.executable, "-m", "chaos.run", "--form", "short", "--seed", "8936", "--only", arrangement]
     done = subprocess.run(
-        [*command, "--output", str(output)], cwd=ROOT, env=PLAIN, capture_output=True, text=True, timeout=500
+        [*command, "--output", str(output)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stdout + done.stderr
     told = output.read_text(encoding="utf-8")
@@ -49,7 +47,7 @@ def test_one_fault_alone_may_be_played(tmp_path: Path) -> None:
     output = tmp_path / "RESULTS.md"
     command = [sys.executable, "-m", "chaos.run", "--form", "short", "--seed", "8936", "--only", "single"]
     command += ["--fault", "rolling restart (HUP)", "--seconds", "0.5", "--output", str(output)]
-    done = subprocess.run(command, cwd=ROOT, env=PLAIN, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\| faults \| 1 \|$", output.read_text(encoding="utf-8"), re.M)
 

@@ -12,7 +12,8 @@ from chaos.proxy import Proxy
 from chaos.report import Round, troubles, write
 from chaos.verdict import Verdict, emptied, judge
 from eventpoll.store import Store
-from tests.conftest import RedisServer, set_of
+from harness.redis_servers import RedisServer
+from harness.sets import set_of
 
 DOCUMENTED = {"POST /events": {200, 503, 500}}
 SET = "eyJ0.eyJ9.c2ln"

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import redis
 from click.testing import Result
+from werkzeug.security import generate_password_hash
 
 from app import create_app
-from bench.servers import free_port
 from config import Config
 from eventpoll import check
 from eventpoll.records import Facts, Rules
 from eventpoll.store import Store
-from tests.conftest import RedisServer
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
 
 LONG = "a password that is long enough"
 Check = Callable[..., Result]
@@ -185,6 +186,7 @@ def test_a_store_that_is_away_is_an_error(run: Check) -> None:
         ({"EVENTPOLL_ISSUER": "http://bank.example"}, "warning", "is no https URL"),
         ({"EVENTPOLL_BANK_USERNAME": "", "EVENTPOLL_BANK_PASSWORD": ""}, "warning", "EVENTPOLL_BANK_USERNAME"),
         ({"EVENTPOLL_BANK_PASSWORD": "short"}, "warning", "EVENTPOLL_BANK_PASSWORD is short"),
+        ({"EVENTPOLL_BANK_PASSWORD": "23 characters are short"}, "warning", "EVENTPOLL_BANK_PASSWORD is short"),
     ],
 )
 def test_settings_that_would_hurt_are_found(
@@ -197,6 +199,16 @@ def test_settings_that_would_hurt_are_found(
     assert [len(levels["error"]), len(levels["warning"])] == [level == "error", level == "warning"]
     assert '"d"' not in result.stdout
     assert (settings.get("EVENTPOLL_BANK_PASSWORD") or LONG) not in result.stdout.replace("is short", "")
+
+
+@pytest.mark.parametrize("password", ["x" * 24, generate_password_hash("short", "scrypt:16384:8:1")])
+def test_a_password_of_24_characters_or_a_hash_is_not_found_fault_with(
+    run: Check, store: Store, redis_server: RedisServer, password: str
+) -> None:
+    """Issue 11, 8. How long the password is cannot be seen of a hash: hash-password says it."""
+    result = run(redis_server.url, "--json", EVENTPOLL_BANK_PASSWORD=password)
+    assert found(result)["warning"] == []
+    assert password not in result.stdout
 
 
 def test_a_password_in_the_url_is_not_printed(run: Check) -> None:

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import redis
 
-from bench.servers import free_port
 from eventpoll import circuit
 from eventpoll.circuit import FAILURES, Circuit, StillAway
 from eventpoll.failures import Unavailable
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from tests.conftest import RedisServer
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
 
 
 class Clock:

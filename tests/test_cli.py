@@ -18,16 +18,23 @@ from click.testing import Result
 from flask import Flask
 
 from app import create_app
-from bench.servers import free_port
 from config import Config
 from eventpoll.failures import Unavailable
+from eventpoll.passwords import Password
 from eventpoll.records import Rules
 from eventpoll.secevent import Minter
 from eventpoll.store import Store
-from tests.conftest import ROOT, RedisServer, Server, set_of, wait_for
+from harness import ROOT, programs
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
+from harness.service import Server, basic
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 EVENT = '{"events": {"urn:test:event": {"n": 1}}}'
-COMMANDS = ("add-tpp", "push", "streams", "peek", "errors", "requeue", "purge", "worker", "keygen", "check")
+KEYS = ("keygen", "hash-password")
+COMMANDS = ("add-tpp", "push", "streams", "peek", "errors", "requeue", "purge", "worker", "check", *KEYS)
+
 Operator = Callable[..., Result]
 
 
@@ -78,8 +85,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
-    plain = {name: os.environ[name] for name in ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
-    return {**plain, "FLASK_APP": str(ROOT / "wsgi.py"), **settings}
+    return {**programs.environment(), "FLASK_APP": str(ROOT / "wsgi.py"), **settings}
 
 
 def the_json(result: Result | subprocess.CompletedProcess[str]) -> Any:
@@ -556,6 +562,66 @@ def test_keygen_refuses_public_keys_to_go_on_with(operator: Operator, tmp_path: 
     file = tmp_path / "keys.json"
     file.write_text(json.dumps(keys))
     refused(operator("keygen", "--before", str(file)), "private half")
+
+
+# -- hash-password -------------------------------------------------------------------------------------------------
+
+LONG = "a pässword: of more than 24 characters"
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_hash_of_the_password_opens_the_banks_calls(operator: Operator, environ: dict[str, str], end: str) -> None:
+    """Its output is EVENTPOLL_BANK_PASSWORD as it stands; a line's end is no part of a password."""
+    result = operator("hash-password", text=LONG + end)
+    assert (result.exit_code, result.stderr) == (0, "")
+    (hashed,) = result.stdout.splitlines()
+    client = create_app(Config.from_environ({**environ, "EVENTPOLL_BANK_PASSWORD": hashed})).test_client()
+    assert client.get("/streams", headers={"Authorization": basic("bank", LONG)}).status_code == 200
+    assert client.get("/streams", headers={"Authorization": basic("bank", LONG + " ")}).status_code == 401
+    assert the_json(operator("hash-password", "--json", text=LONG))["hash"] != hashed  # another salt
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [(b"", "is empty"), (b"\n", "is empty"), (b"scrypt:32768:8:1$x$y", "a hash already"), (b"p\xe4ss", "not UTF-8")],
+)
+def test_what_is_no_password_is_not_hashed(operator: Operator, text: bytes, what: str) -> None:
+    """One line, and nothing that could be taken for a hash."""
+    refused(operator("hash-password", text=text), what)
+
+
+def test_a_short_password_is_hashed_with_a_warning(operator: Operator) -> None:
+    """A hash does not protect what can be guessed."""
+    result = operator("hash-password", text="short")
+    assert result.exit_code == 0
+    assert "24 random characters" in result.stderr
+
+
+def test_on_a_terminal_the_password_is_asked_for_twice_and_not_shown(shell: Shell, tmp_path: Path) -> None:
+    """It stands neither in a shell's history nor on the screen."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command("hash-password"),
+        cwd=tmp_path,
+        env=shell.settings,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    for asked in (b"Password: ", b"Repeat for confirmation: "):
+        while asked not in shown:
+            shown += os.read(ours, 1024)
+        os.write(ours, LONG.encode() + b"\n")
+    assert process.stdout is not None
+    hashed = process.stdout.read().decode().strip()
+    assert process.wait(60) == 0
+    os.close(ours)
+    process.stdout.close()
+    assert LONG.encode() not in shown
+    assert Password(hashed).is_it(LONG)
 
 
 def test_minting_without_keys_says_what_to_set(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

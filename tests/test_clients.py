@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.conftest import BANK, Server, basic, set_of
+from harness.service import BANK, Server, basic
+from harness.sets import set_of
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("*.json"))
 FORM = "application/x-www-form-urlencoded"

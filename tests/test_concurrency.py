@@ -14,7 +14,9 @@ import pytest
 from eventpoll.failures import NoStream
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from tests.conftest import BANK, RedisServer, Server, basic, set_of
+from harness.redis_servers import RedisServer
+from harness.service import BANK, Server, basic
+from harness.sets import set_of
 
 
 def push_signed(server: Server, tpp: str, jti: str) -> int:

@@ -11,9 +11,9 @@ import pytest
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 from limits import RateLimitItemPerMinute
 
-from bench.servers import free_port
 from config import Config, ConfigError
-from tests.conftest import ROOT
+from harness import ROOT
+from harness.ports import free_port
 
 RSA_KEY = RSAKey.generate_key(2048, {"kid": "rsa"})
 PRIVATE = json.dumps({"keys": [RSA_KEY.as_dict(private=True)]})
@@ -31,6 +31,8 @@ def mistakes(**environ: str) -> list[str]:
         Config.from_environ(environ)
     return caught.value.mistakes
 
+
+HASH = f"scrypt:32768:8:1$5CclvvBAMbeRBYG0${'0123abcd' * 16}"
 
 GOOD = [
     ("REDIS_URL", "redis://127.0.0.1:6379/0", "redis_url", "redis://127.0.0.1:6379/0"),
@@ -74,6 +76,8 @@ GOOD = [
     ("EVENTPOLL_PROXY_HOPS", "2", "proxy_hops", 2),
     ("EVENTPOLL_TRUSTED_HOSTS", "bank.example .tpp.example", "trusted_hosts", ("bank.example", ".tpp.example")),
     ("EVENTPOLL_POLL_RATE", "600/minute", "poll_rate", RateLimitItemPerMinute(600)),
+    ("EVENTPOLL_REQUEST_SECONDS", "0.5", "request_seconds", 0.5),
+    ("EVENTPOLL_MAX_CONNECTIONS_PER_ADDRESS", "0", "max_connections_per_address", 0),
     ("EVENTPOLL_FAILED_LOGIN_SECONDS", "0", "failed_login_seconds", 0.0),
     ("EVENTPOLL_LOG", "json", "log", "json"),
 ]
@@ -91,6 +95,12 @@ BAD = [
     ("PORT", "8000.5"),
     ("PORT", "\u0661\u0662"),  # digits, but not ours
     ("WEB_CONCURRENCY", "0"),
+    ("EVENTPOLL_BANK_PASSWORD", "scrypt:32768:8:1"),  # what a shell leaves of a hash in double quotes
+    ("EVENTPOLL_BANK_PASSWORD", HASH[:-1]),
+    ("EVENTPOLL_BANK_PASSWORD", HASH.replace("32768", "1024")),  # soon computed
+    ("EVENTPOLL_BANK_PASSWORD", HASH.replace("32768", "32767")),
+    ("EVENTPOLL_BANK_PASSWORD", HASH.replace("32768", "8388608")),  # 8 GB of memory
+    ("EVENTPOLL_BANK_PASSWORD", HASH.replace("scrypt:32768:8:1", "pbkdf2:sha256:1000000")[:-64]),
     ("EVENTPOLL_SIGNING_KEYS", "key"),
     ("EVENTPOLL_SIGNING_KEYS", '{"keys": []}'),
     ("EVENTPOLL_SIGNING_KEYS", '{"keys": [{"kty": "RSA"}]}'),
@@ -133,6 +143,9 @@ BAD = [
     ("EVENTPOLL_TRUSTED_HOSTS", ", ,"),
     ("EVENTPOLL_POLL_RATE", "10"),
     ("EVENTPOLL_POLL_RATE", "0/second"),
+    ("EVENTPOLL_REQUEST_SECONDS", "0"),
+    ("EVENTPOLL_REQUEST_SECONDS", "601"),
+    ("EVENTPOLL_MAX_CONNECTIONS_PER_ADDRESS", "-1"),
     ("EVENTPOLL_FAILED_LOGIN_SECONDS", "11"),
     ("EVENTPOLL_LOG", "xml"),
 ]
@@ -176,6 +189,8 @@ DEFAULTS = {
     "proxy_hops": 0,
     "trusted_hosts": (),
     "poll_rate": None,
+    "request_seconds": 30.0,
+    "max_connections_per_address": 500,
     "failed_login_seconds": 1.0,
     "log": "none",
 }
@@ -220,7 +235,7 @@ def test_replicas_are_waited_for_where_there_may_be_some() -> None:
 def test_every_variable_has_its_rows_here() -> None:
     """This file keeps up with config.py: a new setting wants its default, and a value that is refused unless any
     text will do."""
-    any_text = {"EVENTPOLL_BANK_USERNAME", "EVENTPOLL_BANK_PASSWORD", "EVENTPOLL_ISSUER"}
+    any_text = {"EVENTPOLL_BANK_USERNAME", "EVENTPOLL_ISSUER"}
     any_text |= {"EVENTPOLL_OBIE_ISS", "EVENTPOLL_OBIE_TAN", "EVENTPOLL_TOKEN_ISSUER", "EVENTPOLL_TOKEN_AUDIENCE"}
     assert set(DEFAULTS) == {each.name for each in Config.names().values()}
     assert {name for name, _ in BAD} | any_text == set(Config.names())
@@ -253,6 +268,13 @@ def test_what_is_said_of_tokens_is_said_whole(one: str) -> None:
     assert mistakes(**{one: three[one]}) == [names]
     assert mistakes(**{name: value for name, value in three.items() if name != one}) == [names]
     assert Config.from_environ(three).token_jwks == PUBLIC
+
+
+@pytest.mark.parametrize("text", [HASH, HASH.replace("32768:8:1", "16384:16:2"), "scrypt is no hash", "p:w$x"])
+def test_the_banks_password_may_be_its_hash(text: str) -> None:
+    """Issue 11, 8: scrypt, as Werkzeug's generate_password_hash makes it."""
+    given = {"EVENTPOLL_BANK_USERNAME": "bank", "EVENTPOLL_BANK_PASSWORD": text}
+    assert Config.from_environ(given).bank_password == text
 
 
 def test_the_banks_user_name_has_no_colon() -> None:

@@ -13,7 +13,10 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, start_server, wait_for
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, basic, start_server
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 RFC = "/events"
 OBIE_3, OBIE_4 = "/open-banking/v3.1/events", "/open-banking/v4.0/events"
@@ -42,8 +45,7 @@ def patient(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pyte
     """A server that holds polls for 25 s, and hands out 2 SETs where nothing is said, 3 at most."""
     environ = {
         "REDIS_URL": redis_server.url.removesuffix("0") + "2",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
+        **BANK_SETTINGS,
         "EVENTPOLL_LONG_POLL_SECONDS": "25",
         "EVENTPOLL_NUMBER_OF_SETS_TO_RETURN": "2",
         "EVENTPOLL_MAX_EVENTS": "3",

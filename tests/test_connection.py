@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from bench.servers import free_port
 from eventpoll.connection import MAX_CONNECTIONS, connect, options
 from eventpoll.embedded import NoServer
 from eventpoll.failures import Unavailable
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from tests.conftest import RedisServer
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
 
 
 def test_a_url_is_followed_and_nothing_is_opened_yet(tmp_path: Path) -> None:

@@ -23,7 +23,10 @@ from eventpoll.auth import hash_of
 from eventpoll.failures import Unavailable
 from eventpoll.records import Rules, Status, hours
 from eventpoll.store import Store
-from tests.conftest import BANK, RedisServer, Server, basic, early_in_the_hour, set_of
+from harness.redis_servers import RedisServer
+from harness.service import BANK, Server, basic
+from harness.sets import set_of
+from harness.waiting import early_in_the_hour
 
 MARKUP = "<script>alert(1)</script>\"><img src=x onerror=alert(1)>'&amp;"
 FORM = "application/x-www-form-urlencoded"

@@ -1,17 +1,16 @@
 """`make demo`: the story is the service's own, and comes out as it is told."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ROOT
+from harness import ROOT
+from harness.programs import environment
 
 
 def test_the_story_is_played_to_its_end(tmp_path: Path) -> None:
     """Issue 7, 4: push, a long poll that wakes, ack, setErrs, requeue; nothing is left behind."""
-    names = ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_CONFIG")
-    environ = {name: os.environ[name] for name in names if name in os.environ} | {"TMPDIR": str(tmp_path)}
+    environ = environment() | {"TMPDIR": str(tmp_path)}
     command = [sys.executable, str(ROOT / "demo/story.py")]
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.servers import free_port
 from config import Config
-from tests.conftest import ROOT, RedisServer, wait_for
+from harness import ROOT
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
+from harness.waiting import wait_for
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 FILES = sorted([ROOT / "Dockerfile", *(ROOT / "deploy").iterdir()])
@@ -95,8 +97,8 @@ def test_nothing_gets_into_the_image_but_what_it_takes() -> None:
 
 
 def test_the_image_is_of_a_python_that_the_lock_is_for_and_not_of_root() -> None:
-    """Python 3.11 by tag, packages by hash, a user without rights."""
-    assert re.fullmatch(r"python:3\.11[\w.]*-slim-\w+", instruction("FROM")[0])
+    """Python 3.11, by tag for the reader and by digest for Docker; packages by hash; a user without rights."""
+    assert all(re.fullmatch(r"python:3\.11[\w.]*-slim-\w+@sha256:[0-9a-f]{64}", base) for base in instruction("FROM"))
     assert any("--require-hashes -r requirements.lock" in line for line in instruction("RUN"))
     (user,) = instruction("USER")
     assert int(user.partition(":")[0]) > 0

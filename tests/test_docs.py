@@ -13,10 +13,15 @@ import click
 import pytest
 from flask import Flask
 
-from bench.servers import free_port
 from eventpoll.records import LANE
 from eventpoll.store import Store
-from tests.conftest import ISSUER, ROOT, RedisServer, set_of, wait_for
+from harness import ROOT
+from harness.ports import free_port
+from harness.programs import gunicorn
+from harness.redis_servers import RedisServer
+from harness.service import ISSUER
+from harness.sets import set_of
+from harness.waiting import wait_for
 from tests.test_requestlog import MEMBERS
 
 LUA = sorted((ROOT / "eventpoll" / "lua").glob("*.lua"))
@@ -120,10 +125,9 @@ class Demo:
         self.port = free_port()
         self.log = directory / "demo.log"
         environ = {"PATH": os.environ["PATH"], "PORT": str(self.port), "WEB_CONCURRENCY": "1"}
-        config = ["--config", str(ROOT / "demo" / "gunicorn.conf.py"), "--pythonpath", str(ROOT)]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", *config, "wsgi:app"],
+                gunicorn("wsgi:app", config=ROOT / "demo" / "gunicorn.conf.py"),
                 cwd=directory,
                 env=environ,
                 stdout=output,

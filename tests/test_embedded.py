@@ -15,7 +15,9 @@ from eventpoll import embedded
 from eventpoll.embedded import Embedded, NoServer, binary
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from tests.conftest import ROOT, set_of, wait_for
+from harness import ROOT
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 USER = """
 import sys

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import BANK, ISSUER, ROOT, Server, set_of
+from harness import ROOT
+from harness.service import BANK, ISSUER, Server
+from harness.sets import set_of
 
 
 def run(*command: str, **environ: str) -> "subprocess.CompletedProcess[str]":

@@ -14,7 +14,8 @@ import eventpoll
 from app import create_app
 from config import Config
 from eventpoll import answers
-from tests.conftest import BANK, basic, set_of
+from harness.service import BANK, basic
+from harness.sets import set_of
 
 AS_BANK = {"Authorization": basic(*BANK)}
 PATHS = ("/events", "/open-banking/v3.1/events", "/open-banking/v4.0/events", "/api/fs/event-notifications/events")

@@ -13,9 +13,12 @@ import pytest
 
 from eventpoll.records import EVERY_FAMILY, FAMILIES, Rules
 from eventpoll.store import Store
-from tests import issuer
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, set_of, start_server, wait_for
-from tests.issuer import bearer, token
+from harness import ROOT, issuer
+from harness.issuer import bearer, token
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, start_server
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 JSON = {"Content-Type": "application/json"}
 SCOPES = ("accounts", "payments", "fundsconfirmations")
@@ -26,9 +29,7 @@ def settings(redis_server: RedisServer, signing_keys: str, **others: str) -> dic
     """A service that takes tokens."""
     return {
         "REDIS_URL": redis_server.url.removesuffix("0") + "8",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": "20",
         **issuer.settings(),

@@ -16,7 +16,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, wait_for
+from harness.programs import children, is_running
+from harness.redis_servers import RedisServer
+from harness.service import BANK, Reply, Server, basic
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 ERROR = {"err": "invalid_request", "description": "no"}
 
@@ -109,17 +113,6 @@ class Storm:
 def store_pid(server: Server) -> int:
     """The embedded server of a gunicorn; 0 while it is being started."""
     return int((server.log.parent / ".data" / "redis.pid").read_text() or 0)
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("killed", ["gunicorn", "everything"])

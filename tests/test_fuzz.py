@@ -25,9 +25,11 @@ from hypothesis import strategies as st
 from eventpoll.profiles import Obie, all_profiles, of_path
 from eventpoll.records import FAMILIES, Rules
 from eventpoll.store import Store
-from tests import issuer
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of
-from tests.issuer import token
+from harness import issuer
+from harness.issuer import token
+from harness.redis_servers import RedisServer
+from harness.service import BANK, Reply, Server, basic
+from harness.sets import set_of
 from tests.test_model import check_whole, contents
 from tests.test_properties import any_polls, check_shape, damaged, mostly, values
 

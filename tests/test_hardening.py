@@ -5,23 +5,16 @@ import ast
 import base64
 import http.client
 import json
-import os
 import re
-import signal
 import socket
-import ssl
-import subprocess
-import sys
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from bench.servers import free_port
-from tests.certificates import Certificate
-from tests.conftest import BANK, ROOT, RedisServer, Server, basic, wait_for
-from tests.test_certificates import AUTHORITY
+from harness import ROOT
+from harness.service import BANK, Server, basic
+from harness.waiting import wait_for
 
 JSON = {"Content-Type": "application/json"}
 FORM = "application/x-www-form-urlencoded"
@@ -83,121 +76,6 @@ def test_the_table_of_threats_holds_what_the_issue_names(threat: str) -> None:
     assert any(threat.lower() in row[0].lower() for row in rows)
 
 
-# -- slow clients -----------------------------------------------------------------------------------------------
-
-
-class Impatient:
-    """One worker, as in production but that it lets go of a slow client after a second."""
-
-    def __init__(self, environ: dict[str, str], directory: Path, *options: str) -> None:
-        text = (ROOT / "gunicorn.conf.py").read_text(encoding="utf-8")
-        text = text.replace("STALLED_SECONDS = 30.0", "STALLED_SECONDS = 1.0").replace(
-            "keepalive = 75", "keepalive = 1"
-        )
-        text = text.replace("Path(__file__).parent", f"Path({str(ROOT)!r})")
-        (directory / "impatient.conf.py").write_text(text, encoding="utf-8")
-        self.port = free_port()
-        self.log = directory / "gunicorn.log"
-        command = [sys.executable, "-m", "gunicorn", "--config", str(directory / "impatient.conf.py")]
-        settings = {"PATH": os.environ["PATH"], "PORT": str(self.port), "WEB_CONCURRENCY": "1", **environ}
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [*command, "--pythonpath", str(ROOT), *options, "wsgi:app"],
-                cwd=directory,
-                env=settings,
-                stdout=output,
-                stderr=output,
-            )
-
-    def connect(self, sent: bytes) -> socket.socket:
-        """A client that sends so much and no more."""
-        connection = socket.create_connection(("127.0.0.1", self.port), 30)
-        connection.sendall(sent)
-        return connection
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(40)
-
-
-@pytest.fixture
-def impatient(environ: dict[str, str], redis_server: RedisServer, tmp_path: Path) -> Iterator[Impatient]:
-    server = Impatient({**environ, "REDIS_URL": redis_server.url.removesuffix("0") + "13"}, tmp_path)
-    wait_for(lambda: healthy(server.port), 30, 0.05)
-    yield server
-    server.stop()
-
-
-def healthy(port: int) -> bool:
-    """Whether somebody else is answered."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
-HEAD = b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: %s\r\n"
-
-SLOW = {
-    "nothing": b"",
-    "half a line": b"POST /ev",
-    "half the headers": HEAD % b"x",
-    "half a body": HEAD % basic(*BANK).encode() + b"Content-Length: 100\r\n\r\n{",
-    "half a chunk": HEAD % basic(*BANK).encode() + b"Transfer-Encoding: chunked\r\n\r\n64\r\n{",
-}
-
-
-@pytest.mark.parametrize("how", SLOW)
-def test_slow_clients_hold_up_nobody_and_are_let_go(impatient: Impatient, how: str) -> None:
-    """Slowloris: each holds a connection, no worker; after a while not even that."""
-    slow = [impatient.connect(SLOW[how]) for _ in range(100)]
-    for _ in range(5):
-        assert healthy(impatient.port)
-    for connection in slow:
-        connection.settimeout(20)
-        while connection.recv(65536):  # an answer perhaps, and then the end
-            pass
-        connection.close()
-    assert impatient.process.poll() is None
-
-
-def test_slow_handshakes_hold_up_nobody_and_are_let_go(
-    environ: dict[str, str], redis_server: RedisServer, tmp_path: Path
-) -> None:
-    """The same under TLS of our own, before there is a request."""
-    certfile, keyfile = Certificate("localhost", AUTHORITY).files(tmp_path)
-    settings = {**environ, "REDIS_URL": redis_server.url.removesuffix("0") + "13"}
-    server = Impatient(settings, tmp_path, "--certfile", certfile, "--keyfile", keyfile)
-    context = ssl.create_default_context(cadata=AUTHORITY.pem)
-
-    def answers() -> bool:
-        connection = http.client.HTTPSConnection("localhost", server.port, timeout=5, context=context)
-        try:
-            connection.request("GET", "/healthz")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
-
-    try:
-        wait_for(answers, 30, 0.05)
-        slow = [server.connect(sent) for sent in (b"", b"\x16\x03\x01") * 20]
-        assert answers()
-        for connection in slow:
-            connection.settimeout(20)
-            while connection.recv(65536):
-                pass
-            connection.close()
-        assert answers()
-    finally:
-        server.stop()
-
-
 # -- hosts and proxies ------------------------------------------------------------------------------------------
 
 
@@ -221,6 +99,43 @@ def test_only_hosts_of_ours_are_answered_where_they_are_named(serve: Callable[..
             assert "evil" not in reply.body.decode()
     forwarded = {"Host": "events.bank.example", "X-Forwarded-Host": "evil.example"}
     assert server.poll("tpp", {"returnImmediately": True}, headers=forwarded).status == 200
+
+
+NO_HOST = {
+    "none": (b"", 400),
+    "two": (b"Host: x\r\nHost: y\r\n", 400),
+    "the same twice": (b"Host: x\r\nHost: x\r\n", 400),
+    "one": (b"Host: x\r\n", 200),
+    "an empty one": (b"Host:\r\n", 200),
+}
+
+
+@pytest.mark.parametrize("how", NO_HOST)
+def test_a_request_of_http_1_1_has_one_host(shared_server: Server, how: str) -> None:
+    """RFC 9112 section 3.2: 400 to any other, on every path; HTTP/1.0 knows no Host."""
+    hosts, status = NO_HOST[how]
+    reply = shared_server.raw(b"GET /healthz HTTP/1.1\r\n" + hosts + b"\r\n")
+    assert reply.status == status
+    if status == 400:
+        assert reply.json["err"] == "invalid_request"
+        assert reply.headers["connection"] == "close"
+        for path in (b"/nothing", b"/events", b"/streams", b"/console"):
+            assert shared_server.raw(b"GET " + path + b" HTTP/1.1\r\n" + hosts + b"\r\n").status == 400
+    if how == "none":
+        assert "Host" in reply.json["description"]
+        assert shared_server.raw(b"GET /healthz HTTP/1.0\r\n\r\n").status == 200
+
+
+def test_nothing_is_said_after_an_answer(shared_server: Server) -> None:
+    """A body that nobody wanted and that is none closes the connection: a second answer would belong to no request."""
+    head = b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", shared_server.port), 20) as connection:
+        connection.sendall(head + b"no length\r\n")
+        found = b""
+        while piece := connection.recv(65536):
+            found += piece
+    assert found.startswith(b"HTTP/1.1 404 ")
+    assert found.count(b"HTTP/1.1") == 1
 
 
 def address_in_log(server: Server, headers: dict[str, str]) -> str:

@@ -2,12 +2,10 @@
 
 import base64
 import json
-import os
 import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 
 import pytest
 import redis
-from joserfc.jwk import ECKey
 
 from config import Config
 from eventpoll import inbox as inbox_module
@@ -24,49 +21,15 @@ from eventpoll.intake import Intake, _entries
 from eventpoll.records import Rules
 from eventpoll.service import Service
 from eventpoll.store import Store
-from tests.conftest import ISSUER, ROOT, RedisServer, set_of, wait_for
+from harness.redis_servers import RedisServer
+from harness.service import ISSUER
+from harness.sets import set_of
+from harness.waiting import wait_for
+from harness.workers import KEY, Workers
 
 INBOX, DEAD = "eventpoll:inbox", "eventpoll:inbox:dead"
 EVENTS = '{"urn:test:event": {"n": 1}}'
 ENTRY_ID = re.compile(r"[0-9]+-[0-9]+")
-KEY = json.dumps({"keys": [ECKey.generate_key("P-256", {"kid": "inbox"}).as_dict(private=True)]})
-
-
-class Workers:
-    """Worker processes, as the Procfile starts them."""
-
-    def __init__(self, url: str, log: Path) -> None:
-        self.environ = {
-            **{name: os.environ[name] for name in ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG") if name in os.environ},
-            "FLASK_APP": str(ROOT / "wsgi.py"),
-            "REDIS_URL": url,
-            "EVENTPOLL_ISSUER": ISSUER,
-            "EVENTPOLL_SIGNING_KEYS": KEY,
-        }
-        self.log = log
-        self.running: list[subprocess.Popen[bytes]] = []
-
-    def start(self, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "flask", "eventpoll", "worker", *arguments],
-                cwd=self.log.parent,
-                env={**self.environ, **settings},
-                stdout=output,
-                stderr=output,
-            )
-        self.running.append(process)
-        return process
-
-    def once(self, **settings: str) -> None:
-        """Work until the inbox is empty."""
-        assert self.start("--once", **settings).wait(60) == 0, self.log.read_text()
-
-    def stop(self) -> None:
-        for process in self.running:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
 
 
 @pytest.fixture

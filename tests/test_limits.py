@@ -16,9 +16,11 @@ from flask.testing import FlaskClient
 from config import Config, ConfigError
 from eventpoll import rates
 from eventpoll.rates import FREE, Slowing
-from tests import issuer
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, start_server, wait_for
-from tests.issuer import bearer, token
+from harness import issuer
+from harness.issuer import bearer, token
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, basic, start_server
+from harness.waiting import wait_for
 
 JSON = {"Content-Type": "application/json"}
 NOW = {"returnImmediately": True}
@@ -32,9 +34,7 @@ def server(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pytes
     """Two workers, and five polls an hour for each TPP."""
     environ = {
         "REDIS_URL": redis_server.url.removesuffix("0") + "9",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": "1",
         "EVENTPOLL_POLL_RATE": f"{RATE}/hour",
@@ -319,6 +319,13 @@ def test_headers_have_their_size(server: Server, text: bytes) -> None:
     """RFC 9112 section 3, RFC 6585 section 5: refused, and the worker goes on."""
     assert server.raw(text).status in (400, 414, 431)
     assert server.request("GET", "/healthz").status == 200
+
+
+def test_a_request_has_fifty_headers_at_most(server: Server) -> None:
+    """Issue 11, 11: RFC 6585 section 5 for more."""
+    for count, status in ((50, 200), (51, 431)):
+        headers = b"".join(b"X-%d: x\r\n" % number for number in range(count - 1))
+        assert server.raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n").status == status
 
 
 def test_a_token_of_the_longest_length_is_read(server: Server, tpp: str) -> None:

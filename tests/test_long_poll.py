@@ -17,7 +17,12 @@ import pytest
 import redis
 
 from eventpoll import keys
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, basic, set_of, start_server, wait_for
+from harness import ROOT
+from harness.programs import children
+from harness.redis_servers import RedisServer
+from harness.service import BANK_SETTINGS, Reply, Server, basic, start_server
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 HOLD = 15.0
 """Seconds for which the server of these tests holds; an answer that takes less was woken."""
@@ -28,9 +33,7 @@ def holding(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pyte
     """Two workers that hold for long."""
     environ = {
         "REDIS_URL": redis_server.url.removesuffix("0") + "5",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": str(HOLD),
         "EVENTPOLL_MAX_HELD_POLLS": "1000",
@@ -384,12 +387,8 @@ def test_told_to_end_the_server_answers_what_it_holds_and_exits_0(
 
 
 def _threads(server: Server) -> int:
-    pids = [server.process.pid, *_children(server.process.pid)]
+    pids = [server.process.pid, *children(server.process.pid)]
     return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_300_held_polls_cost_no_connection_to_redis_and_no_thread(

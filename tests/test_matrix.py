@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests import issuer
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, start_server
-from tests.issuer import STRANGER, bearer, claims, sign, token
+from harness import issuer
+from harness.issuer import STRANGER, bearer, claims, sign, token
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, basic, start_server
 from tests.test_auth import ALL, BANKS, FORM, OPEN, POLLS, TPPS, WSO2_POLLS
 from tests.test_certificates import OTHER, TPP
 
@@ -19,9 +20,7 @@ def server(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pytes
     """A service for every kind of credentials."""
     environ = {
         "REDIS_URL": redis_server.url.removesuffix("0") + "12",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": "1",
         "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",

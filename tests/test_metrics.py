@@ -17,11 +17,15 @@ import redis
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.servers import free_port
 from eventpoll import keys, metrics
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from tests.conftest import BANK, ROOT, RedisServer, Server, start_server, wait_for
+from harness import ROOT
+from harness.ports import free_port
+from harness.programs import children
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Server, start_server
+from harness.waiting import wait_for
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 PAUSED = {"returnImmediately": True}
@@ -62,9 +66,7 @@ def server(
     """A service with three workers and a store of its own; it holds polls for a second, or as the test says."""
     environ = {
         "REDIS_URL": own_redis.url,
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": getattr(request, "param", "1"),
         "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",
@@ -348,8 +350,7 @@ def counts_of(server: Server) -> Path:
 
 def workers(server: Server) -> list[int]:
     """The numbers of its processes."""
-    pid = server.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children(server.process.pid)
 
 
 # -- what is made of it ------------------------------------------------------------------------------------------

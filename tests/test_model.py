@@ -30,7 +30,8 @@ from eventpoll import keys
 from eventpoll.failures import Denied, Full, NoSet, NoStream, NotParked, Outstanding, StoreError
 from eventpoll.records import BY, EVERY_FAMILY, FAMILIES, LANE, Answer, Pushed, Rules, SetRecord
 from eventpoll.store import Store
-from tests.conftest import RedisServer, set_of
+from harness.redis_servers import RedisServer
+from harness.sets import set_of
 
 SETTINGS = settings(
     derandomize=True,

@@ -11,7 +11,9 @@ from werkzeug.test import Client
 
 import eventpoll
 from config import Config, ConfigError
-from tests.conftest import BANK, ISSUER, RedisServer, basic, set_of
+from harness.redis_servers import RedisServer
+from harness.service import BANK, ISSUER, basic
+from harness.sets import set_of
 
 AS_BANK = {"Authorization": basic(*BANK)}
 

@@ -1,109 +1,23 @@
 """deploy/nginx.conf before the service: client certificates, headers that nobody may forge, polls that are held."""
 
-import http.client
 import json
-import os
-import shutil
-import ssl
-import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from bench.servers import free_port
-from tests import issuer
-from tests.certificates import Certificate
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, basic, start_server, wait_for
-from tests.issuer import bearer, token
+from harness import issuer
+from harness.certificates import Certificate
+from harness.issuer import token
+from harness.nginx import AUTHORITY, NOW, Nginx
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, basic, start_server
+from harness.waiting import wait_for
 
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
-NOW = '{"returnImmediately": true}'
-AUTHORITY = Certificate("Authority")
 TPP, OTHER = Certificate("tpp", AUTHORITY), Certificate("other", AUTHORITY)
-PROGRAM = shutil.which("nginx", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin") or "nginx"
-
-
-class Nginx:
-    """nginx with deploy/nginx.conf as it stands, but for the port, the place of its files and where the service is."""
-
-    def __init__(self, directory: Path, service: Server, bank: str = "127.0.0.0/8") -> None:
-        self.port = free_port()
-        self.directory = directory
-        directory.mkdir()
-        certificate, key = Certificate("localhost", AUTHORITY).files(directory)
-        Path(certificate).rename(directory / "server.pem")
-        Path(key).rename(directory / "server.key")
-        (directory / "tpp-authorities.pem").write_text(AUTHORITY.pem)
-        text = (ROOT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
-        for ours, theirs in (
-            ("listen 443 ssl", f"listen 127.0.0.1:{self.port} ssl"),
-            ("server 127.0.0.1:8000", f"server 127.0.0.1:{service.port}"),
-            ("/etc/nginx/eventpoll", str(directory)),
-            ("allow 127.0.0.0/8", f"allow {bank}"),
-        ):
-            assert ours in text
-            text = text.replace(ours, theirs)
-        (directory / "eventpoll.conf").write_text(text)
-        places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        temporary = "".join(f"{name}_temp_path {directory}/{name};\n" for name in places)
-        (directory / "nginx.conf").write_text(
-            ("user root;\n" if os.geteuid() == 0 else "")
-            + f"daemon off;\npid {directory}/pid;\nevents {{}}\n"
-            + f"http {{\naccess_log off;\n{temporary}include {directory}/eventpoll.conf;\n}}\n"
-        )
-        self.command = [
-            PROGRAM,
-            "-p",
-            str(directory),
-            "-c",
-            str(directory / "nginx.conf"),
-            "-e",
-            str(directory / "log"),
-        ]
-
-    def check(self) -> "subprocess.CompletedProcess[str]":
-        """What nginx says of the file."""
-        return subprocess.run([*self.command, "-t"], capture_output=True, text=True, timeout=60)
-
-    @contextmanager
-    def running(self) -> Iterator["Nginx"]:
-        """For a while."""
-        process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            wait_for(lambda: (self.directory / "pid").exists(), 10)
-            yield self
-        finally:
-            process.terminate()
-            process.wait(20)
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: str | bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        shown: Certificate | None = None,
-    ) -> Reply:
-        """One request, with the certificate that is shown."""
-        context = ssl.create_default_context(cadata=AUTHORITY.pem)
-        if shown is not None:
-            context.load_cert_chain(*shown.files(self.directory))
-        connection = http.client.HTTPSConnection("localhost", self.port, timeout=30, context=context)
-        try:
-            connection.request(method, path, body, dict(headers or {}))
-            answer = connection.getresponse()
-            return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
-
-    def poll(self, text: str, shown: Certificate | None = None, body: str = NOW, **headers: str) -> Reply:
-        """A poll with a token."""
-        named = {name.replace("__", "-"): value for name, value in headers.items()}
-        return self.ask("POST", "/events", body, {**JSON, **bearer(text), **named}, shown)
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +25,7 @@ def service(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pyte
     """The service, with the settings that the file's head asks for."""
     settings = {
         "REDIS_URL": redis_server.url.removesuffix("0") + "5",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_CLIENT_CERT_HEADER": "Client-Cert",
         "EVENTPOLL_PROXY_HOPS": "1",

@@ -14,14 +14,16 @@ from jsonschema.exceptions import ValidationError
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from app import create_app
-from bench.servers import free_port
 from config import Config
 from eventpoll.calls import FORM, JSON, LINES, SIGNED, Call, form
 from eventpoll.errors import CODES
 from eventpoll.openapi import all_calls, document
 from eventpoll.profiles import BODY_BYTES, Wso2
-from tests import contract
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, start_server, wait_for
+from harness import ROOT, contract
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, start_server
+from harness.waiting import wait_for
 
 CALLS = {call.name: call for call in all_calls()}
 PAGES = ("/docs", "/console")  # for people: no calls
@@ -33,9 +35,7 @@ def settings(redis: RedisServer, database: int, **more: str) -> dict[str, str]:
     """A bank's, on a database of the store that is its own."""
     return {
         "REDIS_URL": f"{redis.url.removesuffix('0')}{database}",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",
         "EVENTPOLL_LONG_POLL_SECONDS": "1",
         **more,
@@ -70,8 +70,13 @@ def strict(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def limited(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service that counts polls, mints nothing, and is empty as WSO2 is."""
-    more = {"EVENTPOLL_POLL_RATE": "10/second", "EVENTPOLL_WSO2_EMPTY_STATUS": "404"}
+    """A service that counts polls and guesses, mints nothing, and is empty as WSO2 is."""
+    more = {
+        "EVENTPOLL_POLL_RATE": "10/second",
+        "EVENTPOLL_WSO2_EMPTY_STATUS": "404",
+        "EVENTPOLL_FAILED_LOGIN_SECONDS": "10",
+        "EVENTPOLL_PROXY_HOPS": "1",
+    }
     yield from served(settings(redis_server, 15, **more), tmp_path_factory)
 
 
@@ -378,6 +383,13 @@ def too_often(server: Server, call: Call, sent: Sent) -> None:
     sent["answered"] = wait_for(refused, pause=0)
 
 
+def guessed(server: Server, call: Call, sent: Sent) -> None:
+    """By a stranger with an address of his own: the bank goes on."""
+    sent["headers"]["X-Forwarded-For"] = "192.0.2.1"
+    wrong_password(server, call, sent)
+    too_often(server, call, sent)
+
+
 def full(server: Server, call: Call, sent: Sent) -> None:
     fresh(server, max_pending=1)
     server.push("tpp-1", "first")
@@ -433,6 +445,7 @@ USUAL: dict[str, Callable[[Server, Call, Sent], None]] = {
     "header_missing": with_header(None),
     "header_invalid": with_header("tpp!1"),
     "client_unknown": with_header("tpp-9"),
+    "too_many": guessed,
 }
 SPECIAL: dict[tuple[str, str], Callable[[Server, Call, Sent], None]] = {
     ("poll", "field_invalid"): with_json({"maxEvents": -1}),
@@ -455,6 +468,7 @@ SPECIAL: dict[tuple[str, str], Callable[[Server, Call, Sent], None]] = {
     ("push", "signature_invalid"): signed(RSAKey.generate_key(2048, {"kid": "bank-1"})),
     ("push", "conflict"): other_events,
     ("push", "too_many"): full,
+    ("push_batch", "too_many"): guessed,
     ("create_events_3", "conflict"): other_key,
     ("create_events_4", "conflict"): other_key,
     ("create", "too_many"): full,
@@ -463,13 +477,17 @@ SPECIAL: dict[tuple[str, str], Callable[[Server, Call, Sent], None]] = {
 }
 
 
+#: Calls whose 429 is documented for what is full; that of the others is for what comes too often.
+FILLED = ("poll_rfc8936", "poll_obie_v3", "poll_obie_v4", "push", "create_events_3", "create_events_4")
+
+
 @pytest.mark.parametrize(("call", "code"), refused())
 def test_every_refusal_is_answered_as_its_example_has_it(
     strict: Server, limited: Server, call: Call, code: str
 ) -> None:
     """Status, shape, names and words: the very ones; but for the id, and numbers that are the bank's to choose."""
     unminted = call.name.startswith("create_events") and code == "key_invalid"
-    counted = isinstance(call.profile, Wso2) and call.who == "tpp" and code == "too_many"
+    counted = code == "too_many" and call.name not in FILLED
     reply = provoked(call, code, limited if unminted or counted else strict)
     assert reply.status == CODES[code].status, reply.body
     content = operation(call)["responses"][str(reply.status)].get("content")

@@ -1,6 +1,6 @@
 """The poll on a real server, end to end."""
 
-from tests.conftest import Server
+from harness.service import Server
 
 
 def test_a_set_pushed_is_polled_and_gone_after_its_ack(shared_server: Server) -> None:

@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 import redis
 
-from bench.servers import free_port
-from tests.conftest import ROOT, RedisServer, Server, wait_for
+from harness import ROOT
+from harness.ports import free_port
+from harness.programs import environment
+from harness.redis_servers import RedisServer
+from harness.service import Server
+from harness.waiting import wait_for
 
 LINES = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text(encoding="utf-8").splitlines())
 GRACE_SECONDS = 30
@@ -27,10 +31,9 @@ class Platform:
     """What starts the processes of the Procfile, each in a process group of its own."""
 
     def __init__(self, environ: dict[str, str], log: Path) -> None:
-        kept = {name: os.environ[name] for name in ("HOME", "LANG", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.port = free_port()
-        self.environ = {**kept, "PATH": path, "PORT": str(self.port), "WEB_CONCURRENCY": "2", **environ}
+        self.environ = {**environment(), "PATH": path, "PORT": str(self.port), "WEB_CONCURRENCY": "2", **environ}
         self.log = log
         self.running: list[subprocess.Popen[bytes]] = []
 

@@ -24,12 +24,14 @@ from eventpoll.errors import CODES, Refused
 from eventpoll.events import read_event, read_line
 from eventpoll.failures import BadSet
 from eventpoll.jsontext import Malformed, member_texts, read_json, read_object
+from eventpoll.passwords import Password
 from eventpoll.profiles import Obie, Profile, Wso2, all_profiles, wso2_field, wso2_object
 from eventpoll.records import Answer, Rules
 from eventpoll.secevent import BadSecevent, Event, Signed
 from eventpoll.store import Store
 from eventpoll.transmitter import Poll
-from tests.conftest import RedisServer, set_of
+from harness.redis_servers import RedisServer
+from harness.sets import set_of
 
 SETTINGS = settings(derandomize=True, max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -317,7 +319,7 @@ def request_of(body: bytes = b"", **environ: str) -> Request:
 
 header_values = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"))
 names = st.from_regex(r"[A-Za-z0-9._~@:+-]{1,128}", fullmatch=True, alphabet=st.characters(max_codepoint=127))
-door = Door(Bank("bank", "bank-password"))
+door = Door(Bank("bank", Password("bank-password")))
 
 
 @SETTINGS
@@ -345,7 +347,7 @@ def test_a_tpps_name_and_secret_are_read_as_they_are(name: str, secret: str) -> 
     """RFC 7617; decisions.md: the user name is the name of the stream, colons and all."""
     credentials = base64.b64encode(f"{name}:{secret}".encode()).decode()
     caller = door.caller(request_of(HTTP_AUTHORIZATION=f"Basic {credentials}"))
-    assert caller == Caller(name, hash_of(secret), polls=True)
+    assert caller == Caller(name, hash_of(secret), polls=True, guessed=name.partition(":")[0] == "bank")
 
 
 @SETTINGS

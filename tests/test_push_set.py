@@ -15,7 +15,10 @@ import pytest
 from eventpoll.embedded import Embedded
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from tests.conftest import ROOT, RedisServer, set_of, wait_for
+from harness import ROOT
+from harness.redis_servers import RedisServer
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 PROGRAM = ROOT / "bank" / "push-set"
 TOOLS = ("redis-cli", "awk", "base64", "tr", "cat", "cut", "wc", "id", "dirname", "sha256sum", "shasum", "paste")

@@ -24,8 +24,10 @@ from eventpoll.bank import STATES
 from eventpoll.failures import StoreError
 from eventpoll.records import BY, FAMILIES, HAPPENINGS, LANE, UNKNOWN, Rules
 from eventpoll.store import Store
-from tests import contract
-from tests.conftest import BANK, RedisServer, basic, set_of
+from harness import contract
+from harness.redis_servers import RedisServer
+from harness.service import BANK, basic
+from harness.sets import set_of
 from tests.test_cli import command, environment
 from tests.test_console import AS_BANK, Page
 from tests.test_model import SHIFT

@@ -13,9 +13,12 @@ from flask import Flask
 from app import create_app
 from config import Config
 from eventpoll import requestlog
-from tests import issuer
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, start_server, wait_for
-from tests.issuer import bearer, token
+from harness import issuer
+from harness.issuer import bearer, token
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, basic, start_server
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 JSON = {"Content-Type": "application/json"}
 NOW = {"returnImmediately": True}
@@ -42,9 +45,7 @@ def server(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pytes
     """Two workers that write their lines to one place."""
     environ = {
         "REDIS_URL": redis_server.url.removesuffix("0") + "11",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": "1",
         "EVENTPOLL_LOG": "json",

@@ -7,7 +7,9 @@ import pytest
 import redis
 
 from eventpoll import keys
-from tests.conftest import BANK, RedisServer, Reply, Server, set_of, start_server
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, start_server
+from harness.sets import set_of
 from tests.test_model import SHIFT
 
 SECONDS = 600
@@ -20,9 +22,7 @@ def server(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pytes
     server = start_server(
         {
             "REDIS_URL": redis_server.url.removesuffix("0") + "3",
-            "EVENTPOLL_BANK_USERNAME": BANK[0],
-            "EVENTPOLL_BANK_PASSWORD": BANK[1],
-            "EVENTPOLL_ISSUER": "https://bank.example",
+            **BANK_SETTINGS,
             "EVENTPOLL_SIGNING_KEYS": signing_keys,
             "EVENTPOLL_LONG_POLL_SECONDS": "0",
             "EVENTPOLL_RETENTION_DAYS": f"{SECONDS / 86400:.9f}",

@@ -16,7 +16,8 @@ import pytest
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 
 from config import Config, ConfigError
-from tests.conftest import BANK, ISSUER, RedisServer, Reply, Server, start_server
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, ISSUER, Reply, Server, start_server
 
 OB = "http://openbanking.org.uk/"
 UPDATE = "urn:uk:org:openbanking:events:resource-update"
@@ -233,8 +234,7 @@ def checking(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
     server = start_server(
         {
             "REDIS_URL": redis_server.url.removesuffix("0") + "4",
-            "EVENTPOLL_BANK_USERNAME": BANK[0],
-            "EVENTPOLL_BANK_PASSWORD": BANK[1],
+            **BANK_SETTINGS,
             "EVENTPOLL_LONG_POLL_SECONDS": "0",
             "EVENTPOLL_PUSH_JWKS": key_set(RSA_1, RSA_2, EC, private=False),
         },

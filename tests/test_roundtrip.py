@@ -10,7 +10,7 @@ import redis
 
 from eventpoll.connection import connect
 from eventpoll.roundtrip import RoundTrips
-from tests.conftest import RedisServer
+from harness.redis_servers import RedisServer
 
 
 @pytest.fixture

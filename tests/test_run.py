@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from bench.servers import free_port
 from eventpoll.embedded import Embedded
-from tests.conftest import ROOT, wait_for
+from harness import ROOT
+from harness.ports import free_port
+from harness.waiting import wait_for
 
 NOT_TRACKED = shutil.ignore_patterns(".git", ".venv", ".data", ".hypothesis", "__pycache__", ".*_cache", ".coverage*")
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.conftest import ROOT
+from harness import ROOT
 
 TEXT = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
 GIVEN = {

@@ -20,7 +20,8 @@ from app import create_app
 from config import Config
 from eventpoll import secevent
 from eventpoll.secevent import BadSecevent, Event, Minter
-from tests.conftest import BANK, ISSUER, basic, set_of
+from harness.service import BANK, ISSUER, basic
+from harness.sets import set_of
 
 OB = "http://openbanking.org.uk/"
 UPDATE = "urn:uk:org:openbanking:events:resource-update"

@@ -10,10 +10,13 @@ import eventpoll
 from config import Config
 from eventpoll import commands, failures, keys, store
 from eventpoll.errors import CODES
-from tests.conftest import ROOT
+from harness import ROOT
 
 PACKAGE = ROOT / "eventpoll"
 MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+BESIDE = ("tests", "bench", "chaos", "demo", "examples")
+SHARED = "harness"
+PROGRAMS = sorted(path for room in (*BESIDE, SHARED) for path in (ROOT / room).rglob("*.py"))
 LUA = sorted((PACKAGE / "lua").glob("*.lua"))
 LAYERS = ("wire", "service", "store")
 
@@ -35,13 +38,9 @@ def layers() -> dict[str, int]:
 
 
 def imported(path: Path) -> set[str]:
-    """The dotted names of everything that a module imports, wherever in it; what is only for types aside."""
+    """The dotted names of everything that a module imports, wherever in it, and be it for types alone."""
     found = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for branch in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
-        if ast.unparse(branch.test) == "TYPE_CHECKING":
-            branch.body = []
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -50,8 +49,14 @@ def imported(path: Path) -> set[str]:
 
 
 def ours(path: Path) -> set[str]:
-    """The modules of the package that a module imports."""
-    return {name.split(".")[1] for name in imported(path) if name.startswith("eventpoll.")} & {m.stem for m in MODULES}
+    """The modules of its own folder that a module imports."""
+    inside = {name.split(".")[1] for name in imported(path) if name.startswith(f"{path.parent.name}.")}
+    return inside & {other.stem for other in path.parent.glob("*.py")}
+
+
+def rooms(path: Path) -> set[str]:
+    """Return the folders beside the package that a file imports from, its own aside."""
+    return {name.partition(".")[0] for name in imported(path)} & {*BESIDE, SHARED} - {path.relative_to(ROOT).parts[0]}
 
 
 def test_every_module_is_named_in_its_layer() -> None:
@@ -66,12 +71,38 @@ def test_a_module_imports_downwards_only(module: Path) -> None:
     assert {other for other in ours(module) if places.get(other, 0) < places.get(module.stem, 0)} == set()
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+@pytest.mark.parametrize("folder", ["eventpoll", "bench", "chaos", SHARED])
+def test_no_modules_import_each_other_in_a_circle(folder: str) -> None:
     """Within a layer, too, there is an order: take out who imports nothing that is left, until nobody is."""
-    left = {module.stem: ours(module) for module in MODULES}
+    left = {module.stem: ours(module) for module in (ROOT / folder).glob("*.py")}
+    assert left
     while free := {name for name, needs in left.items() if not needs & set(left)}:
         left = {name: needs for name, needs in left.items() if name not in free}
     assert left == {}
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_benchmark_and_fault_runs_share_the_harness_and_nothing_else(path: Path) -> None:
+    """No two of these folders import each other. A test of the benchmark or of the fault runs imports what it tests."""
+    tested = {room for room in BESIDE if path.parent == ROOT / "tests" and path.stem.startswith(f"test_{room}")}
+    assert rooms(path) <= tested | ({SHARED} if path.parent != ROOT / SHARED else set())
+
+
+@pytest.mark.parametrize("path", [*ROOT.glob("*.py"), *sorted(PACKAGE.rglob("*.py"))], ids=lambda path: path.stem)
+def test_the_service_imports_nothing_of_what_tries_it(path: Path) -> None:
+    """An image, or a wheel, has none of these folders."""
+    assert rooms(path) == set()
+
+
+def test_conftest_keeps_fixtures_and_nothing_else() -> None:
+    """What tests import from one another is a part of the harness, where benchmark and fault runs find it too."""
+    tree = ast.parse((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
+    kept = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    assert ast.get_docstring(tree)
+    for node in kept[1:]:
+        assert isinstance(node, ast.FunctionDef)
+        marks = [ast.unparse(each).partition("(")[0] for each in node.decorator_list]
+        assert node.name.startswith("pytest_") or marks == ["pytest.fixture"], node.name
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
@@ -224,20 +255,3 @@ def test_every_error_code_stands_in_the_list_of_errors(code: str) -> None:
     (line,) = re.findall(rf"^\| `{code}` \|(.*)$", document("errors.md"), re.M)
     told = [cell.strip().strip("`") for cell in line.strip("| ").split("|")]
     assert told[:5] == [str(row.status), row.err, row.obie_v3 or "–", row.obie_v4 or "–", row.wso2]
-
-
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
-def test_the_lock_holds_what_the_requirements_ask_for(name: str) -> None:
-    """What is installed is what was pinned, by hash: `make lock` writes it anew."""
-    asked = re.findall(r"^([\w-]+)(?:\[[\w,]+\])?==([\w.]+)", (ROOT / f"{name}.txt").read_text(), re.M)
-    locked = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / f"{name}.lock").read_text(), re.M))
-    assert asked
-    assert {package.lower(): version for package, version in asked}.items() <= locked.items()
-    assert "--hash=sha256:" in (ROOT / f"{name}.lock").read_text()
-
-
-def test_what_is_installed_is_installed_by_hash() -> None:
-    """What was exchanged on its way is refused by pip."""
-    lines = re.findall(r"pip install .*\.lock", (ROOT / "Makefile").read_text(encoding="utf-8"))
-    assert len(lines) == 2
-    assert all("--require-hashes" in line for line in lines)

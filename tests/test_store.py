@@ -15,7 +15,9 @@ from eventpoll import keys
 from eventpoll.failures import BadSet, Denied, Full, NoSet, NoStream, NotParked, Outstanding, Unavailable
 from eventpoll.records import Answer, Pushed, Rules
 from eventpoll.store import Store
-from tests.conftest import RedisServer, early_in_the_hour, set_of, wait_for
+from harness.redis_servers import RedisServer
+from harness.sets import set_of
+from harness.waiting import early_in_the_hour, wait_for
 
 TPP = "tpp-1"
 ERR = {"err": "invalid_request", "description": "cannot be read"}

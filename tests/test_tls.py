@@ -10,10 +10,11 @@ import pytest
 from eventpoll.failures import Unavailable
 from eventpoll.records import Rules
 from eventpoll.store import Store
-from tests.certificates import Certificate
-from tests.conftest import RedisServer, start_server
+from harness.certificates import Certificate
+from harness.redis_servers import RedisServer, Tls, TlsRedisServer, client_of, redis_server
+from harness.service import start_server
+from harness.topologies import cluster, sentinels
 from tests.test_acl import life, push_set, put_into_inbox, settings, work
-from tests.topologies import Tls, TlsRedisServer, client_of, cluster, redis_server, sentinels
 
 AUTHORITY = Certificate("Authority")
 

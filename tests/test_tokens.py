@@ -22,10 +22,13 @@ from eventpoll import jwks as module
 from eventpoll import tokens
 from eventpoll.jwks import IssuerKeys, NoKeys, parse
 from eventpoll.tokens import Token, Validator
-from tests import issuer
-from tests.certificates import Certificate
-from tests.conftest import BANK, RedisServer, Reply, Server, basic, set_of, start_server, wait_for
-from tests.issuer import KEYS, STRANGER, Issuer, bearer, claims, encoded, sign, token
+from harness import issuer
+from harness.certificates import Certificate
+from harness.issuer import KEYS, STRANGER, Issuer, bearer, claims, encoded, sign, token
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, Reply, Server, basic, start_server
+from harness.sets import set_of
+from harness.waiting import wait_for
 from tests.token_shapes import ACCESS_TOKENS, AUDIENCE, CLIENT, OTHER_TOKENS
 
 POLL_NOW = '{"returnImmediately":true}'
@@ -599,9 +602,7 @@ def server(
     """Two workers that take tokens, whose keys are at the issuer's address."""
     environ = {
         "REDIS_URL": redis_server.url.removesuffix("0") + "6",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": "https://bank.example",
+        **BANK_SETTINGS,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": "20",
         "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",

@@ -16,16 +16,21 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from bench.servers import free_port
 from eventpoll import keys
 from eventpoll.failures import Unavailable
 from eventpoll.records import Rules
 from eventpoll.store import Store
 from eventpoll.waiting import Hold, Waiting
-from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, set_of, start_server, wait_for
-from tests.test_inbox import Workers, delivered
+from harness import ROOT
+from harness.ports import free_port
+from harness.redis_servers import RedisServer
+from harness.service import BANK, Reply, Server, start_server
+from harness.sets import set_of
+from harness.topologies import cluster, sentinels
+from harness.waiting import wait_for
+from harness.workers import Workers
+from tests.test_inbox import delivered
 from tests.test_long_poll import Held
-from tests.topologies import cluster, sentinels
 
 TPPS = [f"tpp-{number}" for number in range(6)]  # on all three nodes: see the first test
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -449,7 +454,7 @@ def test_a_push_wakes_on_each_kind_of_server(
     """Issue 6, 1: sharded where the server has it, and it is a Cluster; else as ever. A renamed command is like Redis
     6.2, which has none of these."""
     if program == "valkey":
-        monkeypatch.setattr("tests.conftest.shutil.which", lambda name: None)  # then pip's is taken
+        monkeypatch.setattr("harness.programs.shutil.which", lambda name: None)  # then pip's is taken
     clustered = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())] if kind != "single" else []
     node = RedisServer(tmp_path, *clustered, *(NO_SHARDED if "without" in kind else ())).start()
     try:

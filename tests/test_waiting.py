@@ -16,7 +16,9 @@ from eventpoll.store import Store
 from eventpoll.subscription import FIRST_SECONDS, Subscription, pause
 from eventpoll.transmitter import Limits, Poll, Transmitter
 from eventpoll.waiting import Hold, TooManyHeld, Waiting
-from tests.conftest import RedisServer, set_of, wait_for
+from harness.redis_servers import RedisServer
+from harness.sets import set_of
+from harness.waiting import wait_for
 
 
 @pytest.fixture

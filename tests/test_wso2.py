@@ -13,7 +13,8 @@ from urllib.parse import quote
 import jwt
 import pytest
 
-from tests.conftest import BANK, ISSUER, RedisServer, Reply, Server, start_server
+from harness.redis_servers import RedisServer
+from harness.service import BANK, BANK_SETTINGS, ISSUER, Reply, Server, start_server
 
 FORM = "application/x-www-form-urlencoded"
 BASES = {3: "/api/openbanking/event-notifications", 4: "/api/fs/event-notifications"}
@@ -120,9 +121,7 @@ def migrated(
     """A server for those who come from WSO2: empty is 404. Other profiles' polls are held for long."""
     environ = {
         "REDIS_URL": redis_server.url.removesuffix("0") + "2",
-        "EVENTPOLL_BANK_USERNAME": BANK[0],
-        "EVENTPOLL_BANK_PASSWORD": BANK[1],
-        "EVENTPOLL_ISSUER": ISSUER,
+        **BANK_SETTINGS,
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": "28",
         "EVENTPOLL_WSO2_EMPTY_STATUS": "404",

@@ -1,96 +1,28 @@
 """More than one Redis: a Cluster, and a primary with a replica and Sentinels, each of real servers on this machine."""
 
-import shutil
-import socket
-import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from bench.servers import free_port
-from eventpoll.embedded import binary
-from tests.conftest import RedisServer, wait_for
+from harness.ports import free_port
+from harness.programs import redis_program
+from harness.redis_servers import RedisServer, Tls, client_of, redis_server
+from harness.waiting import wait_for
 
 SLOTS = 16_384
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Files with which servers let nobody in but by TLS and with a certificate, and with which one gets in."""
-
-    authority: str
-    certificate: str
-    key: str
-
-    def settings(self, port: int) -> list[tuple[str, str]]:
-        """Of a server, of either kind."""
-        return [
-            ("port", "0"),
-            ("tls-port", str(port)),
-            ("tls-ca-cert-file", self.authority),
-            ("tls-cert-file", self.certificate),
-            ("tls-key-file", self.key),
-            ("tls-replication", "yes"),
-        ]
-
-    @property
-    def options(self) -> dict[str, str]:
-        """Of a client, by redis-py's names; of a URL too."""
-        return {"ssl_ca_certs": self.authority, "ssl_certfile": self.certificate, "ssl_keyfile": self.key}
-
-
-class TlsRedisServer(RedisServer):
-    """A server that speaks nothing but TLS."""
-
-    name = "127.0.0.1"
-    """What its certificate is for."""
-
-    def __init__(self, directory: Path, *arguments: str, tls: Tls) -> None:
-        super().__init__(directory, *arguments)
-        self.tls = tls
-        ours = [word for name, text in tls.settings(self.port) for word in (f"--{name}", text)]
-        self.arguments = (*ours, *arguments)
-        self.url = self.url.replace("redis:", "rediss:")
-
-    def ask(self, command: bytes) -> bytes:
-        """One inline command, raw; empty where nobody answers."""
-        context = ssl.create_default_context(cafile=self.tls.authority)
-        context.load_cert_chain(self.tls.certificate, self.tls.key)
-        try:
-            with (
-                socket.create_connection(("127.0.0.1", self.port), 10) as plain,
-                context.wrap_socket(plain, server_hostname=self.name) as connection,
-            ):
-                connection.sendall(command + b"\r\n")
-                return connection.recv(65536)
-        except OSError:
-            return b""
-
-
-def redis_server(directory: Path, *arguments: str, tls: Tls | None = None) -> RedisServer:
-    """A server that is not started yet, with TLS or without."""
-    directory.mkdir(parents=True, exist_ok=True)
-    return TlsRedisServer(directory, *arguments, tls=tls) if tls else RedisServer(directory, *arguments)
-
-
-def client_of(port: int, tls: Tls | None = None) -> Any:
-    """A plain client of one server."""
-    options: dict[str, Any] = {"ssl": True, **tls.options} if tls else {}
-    return redis.Redis(port=port, decode_responses=True, **options)
 
 
 @contextmanager
 def cluster(
     directory: Path, primaries: int = 3, replicas: int = 0, tls: Tls | None = None
 ) -> Iterator[list[RedisServer]]:
-    """A Redis Cluster; the primaries come first, then a replica of each in turn. Who is silent for three seconds is
-    given up: a server that the machine or its disk holds up for one is not."""
+    """Start a Redis Cluster; the primaries come first, then a replica of each in turn. The nodes give up one that is
+    silent for three seconds, so that one second of a slow machine or disk causes no failover."""
     nodes = []
     for number in range(primaries + replicas):
         port = str(free_port())
@@ -130,14 +62,14 @@ def cluster(
 def sentinels(
     directory: Path, number: int = 3, tls: Tls | None = None, patience: float = 1.0
 ) -> Iterator[tuple[list[RedisServer], list[int]]]:
-    """A primary and its replica, and the ports of the Sentinels that watch them under the name `eventpoll`.
+    """Start a primary, its replica, and the Sentinels that watch them under the name `eventpoll`. Yields the servers,
+    and the ports of the Sentinels.
 
-    `patience`: seconds after which one that is silent is given up. Many, where none is to be: a busy machine or disk
-    may hold a server up for one.
+    `patience`: seconds after which the Sentinels give up a silent server. A test that wants no failover takes many: a
+    busy machine or disk may hold a server up for one.
     """
     primary = redis_server(directory / "primary", "--repl-diskless-sync-delay", "0", tls=tls).start()
     replica = redis_server(directory / "replica", "--replicaof", "127.0.0.1", str(primary.port), tls=tls).start()
-    program = shutil.which("redis-server") or binary()
     ports, processes = [free_port() for _ in range(number)], []
     for port in ports:
         settings = directory / f"sentinel-{port}.conf"
@@ -148,7 +80,7 @@ def sentinels(
             f"sentinel down-after-milliseconds eventpoll {round(patience * 1000)}\n"
             "sentinel failover-timeout eventpoll 3000\n"
         )
-        processes.append(subprocess.Popen([program, str(settings), "--sentinel"], stdout=subprocess.DEVNULL))
+        processes.append(subprocess.Popen([redis_program(), str(settings), "--sentinel"], stdout=subprocess.DEVNULL))
     try:
         for port in ports:
             wait_for(partial(_knows, port, number, tls), 30)

@@ -1,18 +1,9 @@
-"""The load of wrk/*.lua, made in Python: for where wrk cannot be had."""
+"""A client of the service that costs little: it reads answers by the length of what is in them, and parses nothing."""
 
 import base64
-import selectors
 import socket
-from collections import deque
-from collections.abc import Callable
-from time import perf_counter
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from bench.sets import JTI_CHARACTERS, SET_CHARACTERS
-
-if TYPE_CHECKING:
-    from bench.load import Load
 
 STRIDE = JTI_CHARACTERS + SET_CHARACTERS + 6
 
@@ -88,40 +79,3 @@ def poll_body(page: int, settled: bytes, form: bool = False) -> bytes:
     acks = b',"ack":[%b]' % settled if settled else b""  # OBIE wants no empty list
     body = b'{"maxEvents":%d,"returnImmediately":true%b}' % (page, acks)
     return b"request=" + base64.b64encode(body + b" " * (-len(body) % 3)) if form else body
-
-
-def run(url: str, load: "Load", seconds: float, connections: int) -> tuple[int, float, int, str]:
-    """Requests, seconds, how many were answered wrongly, and nothing to tell."""
-    acks: deque[bytes] = deque()
-    lines = iter(load.file.read_bytes().splitlines() if load.file else ())
-    fixed = load.body.encode() if load.body is not None else None
-
-    bodies: dict[str, Callable[[], bytes | None]] = {
-        "fixed": lambda: fixed,
-        "poll": lambda: poll_body(load.page, acks.popleft() if acks else b"", load.form),
-        "push": lambda: next(lines, b"ran out"),
-    }
-    ask = bodies[load.script]
-    chosen = selectors.DefaultSelector()
-    opened = [Connection(urlsplit(url).port or 80) for _ in range(connections)]
-    answered = wrong = 0
-    start = perf_counter()
-    for connection in opened:
-        chosen.register(connection.socket, selectors.EVENT_READ, connection)
-        connection.socket.sendall(request_text(load.path, ask(), load.content_type, load.authorization))
-    while perf_counter() - start < seconds:
-        for key, _ in chosen.select(1):
-            connection = key.data
-            if (body := connection.heard()) is None:
-                continue
-            answered += 1
-            if load.script == "poll":
-                found = jtis(body, load.page)
-                acks.append(b",".join(found))
-                wrong += not found
-            wrong += connection.status >= 400
-            connection.socket.sendall(request_text(load.path, ask(), load.content_type, load.authorization))
-    elapsed = perf_counter() - start
-    for connection in opened:
-        connection.close()
-    return answered, elapsed, wrong, ""

@@ -1,0 +1,42 @@
+"""The programs that we start: their environment, their command lines, their processes."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from eventpoll.embedded import binary
+from harness import ROOT
+
+INHERITED = ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_CONFIG")
+
+
+def environment() -> dict[str, str]:
+    """Return the few variables of ours that a program needs; its settings come from the caller alone."""
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
+
+
+def redis_program() -> str:
+    """Return the redis-server on PATH, else pip's Valkey."""
+    return shutil.which("redis-server") or binary()
+
+
+def gunicorn(*arguments: str, config: Path = ROOT / "gunicorn.conf.py") -> list[str]:
+    """Return the command line that serves this checkout from any directory."""
+    return [sys.executable, "-m", "gunicorn", "--config", str(config), "--pythonpath", str(ROOT), *arguments]
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started; none where it has ended."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process is there, and is more than a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
