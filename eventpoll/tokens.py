@@ -76,7 +76,8 @@ class Validator(BearerTokenValidator):
         )
         self._keys = keys
         # As lenient as for SETs: of a header we read alg, typ, kid, crit and b64, and no other member is our affair.
-        self._registry = JWSRegistry(algorithms=list(algorithms), strict_check_header=False)
+        ed25519 = ["Ed25519"] if "EdDSA" in algorithms else []  # its own name, by RFC 9864
+        self._registry = JWSRegistry(algorithms=[*algorithms, *ed25519], strict_check_header=False)
         known = JWSRegistry.default_header_registry
         self._registry.header_registry = {name: known[name] for name in ("alg", "b64")}
         self._registry.max_header_length = self._registry.max_signature_length = LONGEST

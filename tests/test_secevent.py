@@ -17,7 +17,7 @@ from flask.testing import FlaskClient
 from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
 
 from app import create_app
-from config import Config
+from config import Config, read_public_keys
 from eventpoll import secevent
 from eventpoll.secevent import BadSecevent, Event, Minter
 from harness.service import BANK, ISSUER, basic
@@ -235,6 +235,39 @@ def minted(client: FlaskClient, tpp: str, profile: str) -> str:
     jti = client.post(f"/streams/{tpp}/sets", json=value, headers=bank).get_json()["jti"]
     polled = client.post("/events", json={}, headers={"Authorization": basic(tpp, secret)})
     return str(polled.get_json()["sets"][jti])
+
+
+@pytest.mark.parametrize(
+    ("key", "profile"), [(RSA, "rfc8417"), (RSA, "obie"), (RSA, "wso2"), (EC, "rfc8417"), (ED, "rfc8417")]
+)
+def test_a_published_key_says_by_which_algorithm_it_signs(
+    environ: dict[str, str], app: Flask, key: RSAKey | ECKey | OKPKey, profile: str
+) -> None:
+    """Issue 13, 5: PyJWT goes by alg of the JWK, and takes an RSA key without one for RS256: PS256 never verified."""
+    private = {name: value for name, value in key.as_dict(private=True).items() if name != "alg"}
+    settings = {**environ, "EVENTPOLL_SIGNING_KEYS": json.dumps({"keys": [private]}), "EVENTPOLL_SET_PROFILE": profile}
+    client = create_app(Config.from_environ(settings)).test_client()
+    text = minted(client, f"says-{profile}-{key.key_type}", profile)
+    [published] = client.get("/.well-known/jwks.json").get_json()["keys"]
+    assert published["alg"] == parts(text)[0]["alg"]
+    message, _, signature = text.rpartition(".")
+    theirs = jwt.PyJWK.from_dict(published)
+    assert theirs.Algorithm.verify(message.encode(), theirs.key, base64.urlsafe_b64decode(signature + "=="))
+
+
+@pytest.mark.parametrize(
+    ("key", "alg"), [(RSA, "PS256"), (RSA, "RS256"), (EC, "ES256"), (ED, "EdDSA"), (ED, "Ed25519")]
+)
+def test_the_algorithm_that_a_key_names_is_the_one_that_is_published_and_signs(
+    environ: dict[str, str], app: Flask, key: RSAKey | ECKey | OKPKey, alg: str
+) -> None:
+    """RFC 7517 section 4.4; Ed25519 by its own name (RFC 9864) too."""
+    settings = {**environ, "EVENTPOLL_SIGNING_KEYS": json.dumps({"keys": [{**key.as_dict(private=True), "alg": alg}]})}
+    client = create_app(Config.from_environ(settings)).test_client()
+    text = minted(client, f"named-{alg}", "rfc8417")
+    [published] = client.get("/.well-known/jwks.json").get_json()["keys"]
+    assert (published["alg"], parts(text)[0]["alg"]) == (alg, alg)
+    secevent.verify(text, read_public_keys(json.dumps({"keys": [published]}))[0])
 
 
 def test_a_key_without_a_kid_gets_one_that_is_published(environ: dict[str, str], app: Flask) -> None:
