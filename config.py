@@ -120,6 +120,8 @@ def _jwks_source(text: str) -> str:
         _public_keys(text)
         return text
     url = urlsplit(text)
+    if "@" in url.netloc:
+        raise ValueError("must be a URL without a user name and a password: what fails is logged with them")
     local = url.scheme == "http" and url.hostname in ("127.0.0.1", "::1", "localhost")
     if (url.scheme == "https" and url.hostname) or local:
         return url.geturl()

@@ -947,6 +947,7 @@ def test_the_strictest_settings_take_what_they_ask_for_alone(serve: Callable[...
         "file:///etc/passwd",
         "https://",
         "https:///jwks.json",
+        "https://user:SECRET@issuer.example/jwks.json",
         "/no/such/file",
         '{"keys": []}',
         '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}',
@@ -959,7 +960,7 @@ def test_a_source_of_keys_that_cannot_be_right_stops_the_start(source: str) -> N
     with pytest.raises(ConfigError) as caught:
         Config.from_environ({**issuer.settings(), "EVENTPOLL_TOKEN_JWKS": source})
     assert caught.value.mistakes[0].startswith("EVENTPOLL_TOKEN_JWKS: ")
-    assert all("\n" not in mistake for mistake in caught.value.mistakes)
+    assert all("\n" not in mistake and "SECRET" not in mistake for mistake in caught.value.mistakes)
 
 
 @pytest.mark.parametrize("missing", ["EVENTPOLL_TOKEN_ISSUER", "EVENTPOLL_TOKEN_AUDIENCE", "EVENTPOLL_TOKEN_JWKS"])
