@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import logging
 import os
 import re
 import warnings
@@ -12,17 +13,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
+from joserfc.jwk import ECKey, Key, KeySet, OKPKey, RSAKey
 from limits import RateLimitItem, parse
 
 import redisurl
+
+log = logging.getLogger(__name__)
 
 SET_PROFILES = ("rfc8417", "obie", "wso2")
 ON_ERROR = ("park", "redeliver")
 TOKEN_SCOPES = ("accounts", "payments", "fundsconfirmations", "eventpolling")
 TOKEN_TYPES = ("at+jwt", "application/at+jwt", "JWT", "none")
-TOKEN_ALGORITHMS = ("PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "RS256", "RS384", "RS512")
-SIGNING_ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ("EdDSA",)}
+TOKEN_ALGORITHMS = ("PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "RS256", "RS384", "RS512")
+ED25519 = ("EdDSA", "Ed25519")
+RSA_BITS = 2048
+SIGNING_ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ED25519}
 
 
 class ConfigError(Exception):
@@ -117,13 +122,15 @@ def _jwks_source(text: str) -> str:
         _public_keys(text)
         return text
     url = urlsplit(text)
+    if "@" in url.netloc:
+        raise ValueError("must be a URL without a user name and a password: what fails is logged with them")
     local = url.scheme == "http" and url.hostname in ("127.0.0.1", "::1", "localhost")
     if (url.scheme == "https" and url.hostname) or local:
         return url.geturl()
     if url.scheme:
         raise ValueError("must be a JWK Set, the name of a file, or an https URL")
     try:
-        _public_keys(Path(text).read_text(encoding="utf-8"))
+        _public_keys(Path(text).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError):
         raise ValueError("must be a JWK Set, the name of a file that can be read, or an https URL") from None
     return text
@@ -166,22 +173,64 @@ def signing_algorithms(key: Any) -> tuple[str, ...]:
 def _signing_keys(text: str) -> KeySet:
     keys = _jwks(text)
     for number, key in enumerate(keys.keys, 1):
-        if isinstance(key, RSAKey) and key.raw_value.key_size < 2048:
-            raise ValueError(f"key {number} is too weak: RSA keys want 2048 bits or more")
+        if isinstance(key, RSAKey) and key.raw_value.key_size < RSA_BITS:
+            raise ValueError(f"key {number} is too weak: RSA keys want {RSA_BITS} bits or more")
         if not key.is_private:
             raise ValueError(f"key {number} has no private half: it cannot sign")
         if not signing_algorithms(key):
-            raise ValueError(f"key {number} cannot sign with PS256, RS256, ES256 (P-256) or EdDSA (Ed25519)")
+            raise ValueError(f"key {number} cannot sign with PS256, RS256, ES256 (P-256), EdDSA or Ed25519")
         key.ensure_kid()
     if len({key.kid for key in keys.keys}) < len(keys.keys):
         raise ValueError('each key wants a "kid" of its own')
     return keys
 
 
+def read_public_keys(text: str) -> tuple[KeySet, list[str]]:
+    """Read the keys of a JWK Set that can check signatures, and say of each other one why it is left out.
+
+    The one reader, whether the set stands in a setting, in a file or at a URL. Raises ValueError where the text is no
+    JWK Set.
+    """
+    value = json.loads(text)
+    if not isinstance(value, dict) or not isinstance(value.get("keys"), list):
+        raise ValueError('it is no JWK Set: {"keys": [...]} is wanted')
+    keys: list[Key] = []
+    left_out = []
+    for number, member in enumerate(value["keys"], 1):
+        try:
+            keys.append(_public_key(member))
+        except (JoseError, ValueError, TypeError, KeyError, AttributeError) as error:
+            kid = member.get("kid") if isinstance(member, dict) else None
+            why = str(error) if isinstance(error, ValueError) and str(error) else f"it cannot be read: {error!r}"
+            left_out.append(f"key {number} (kid {kid!r:.100}) is left out: {why:.200}")
+    return KeySet(keys), left_out
+
+
+def _public_key(member: Any) -> Key:
+    if not isinstance(member, dict):
+        raise ValueError("it is no JSON object")
+    known = {name: value for name, value in member.items() if value is not None}
+    if known.get("kty") not in ("RSA", "EC", "OKP"):
+        raise ValueError("its kty is not RSA, EC or OKP")
+    if known.get("crv") == "Ed25519" and known.get("alg") in ED25519:
+        del known["alg"]  # two names of one algorithm (RFC 9864): the key is for both
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weak keys, which are refused here
+        (key,) = KeySet.import_key_set({"keys": [known]}).keys
+    if isinstance(key, RSAKey) and key.raw_value.key_size < RSA_BITS:
+        raise ValueError(f"it has {key.raw_value.key_size} bits: RSA keys want {RSA_BITS} or more")
+    return key
+
+
 def _public_keys(text: str) -> KeySet:
-    keys = _jwks(text)
-    if any(key.key_type == "oct" for key in keys.keys):
-        raise ValueError("must hold public keys, not shared secrets")
+    try:
+        keys, left_out = read_public_keys(text)
+    except (ValueError, RecursionError):
+        raise ValueError('must be a JWK Set: {"keys": [...]}') from None
+    for words in left_out:
+        log.warning("Of a JWK Set in the settings %s", words)
+    if not keys.keys:
+        raise ValueError("has no key that can check signatures; shared secrets and short RSA keys are left out")
     return keys
 
 

@@ -11,6 +11,8 @@ The layers, each importing only from those below:
            intake: the inbox; commands, circuit, roundtrip, connection, embedded: the way there; keys
 """
 
+__version__ = "0.1.0"
+
 from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask
@@ -21,7 +23,7 @@ from eventpoll.service import Service
 if TYPE_CHECKING:
     from config import Config
 
-__all__ = ["init_app"]
+__all__ = ["__version__", "init_app"]
 
 
 def init_app(app: Flask, config: "Config | None" = None) -> None:

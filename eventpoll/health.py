@@ -10,8 +10,7 @@ JWKS_SECONDS = 300
 def blueprint(service: Service) -> Blueprint:
     """The open endpoints."""
     bp = Blueprint("health", __name__)
-    keys = service.transmitter.minter.keys
-    public = keys.as_dict(private=False) if keys else {"keys": []}
+    public = service.transmitter.minter.public(service.transmitter.set_profile)
 
     @bp.get("/healthz", provide_automatic_options=False)
     def healthz() -> Response:

@@ -7,7 +7,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +25,14 @@ CONSENT_REVOKED = "urn:uk:org:openbanking:events:consent-authorization-revoked"
 LINKED_ACCOUNT_UPDATE = "urn:uk:org:openbanking:events:account-access-consent-linked-account-update"
 SUBJECT_MEMBERS = ("subject_type", f"{OB}rid", f"{OB}rty", f"{OB}rlk")
 
+OB_HEADERS = {
+    f"{OB}iat": HeaderParameter("Open Banking: when it was signed", "int"),
+    f"{OB}iss": HeaderParameter("Open Banking: who signed it", "str"),
+    f"{OB}tan": HeaderParameter("Open Banking: trust anchor", "str"),
+}
 REGISTRY = JWSRegistry(
-    header_registry={
-        f"{OB}iat": HeaderParameter("Open Banking: when it was signed", "int"),
-        f"{OB}iss": HeaderParameter("Open Banking: who signed it", "str"),
-        f"{OB}tan": HeaderParameter("Open Banking: trust anchor", "str"),
-    },
-    algorithms=["PS256", "RS256", "ES256", "EdDSA", "PS384", "PS512", "RS384", "RS512", "ES384", "ES512"],
+    header_registry=OB_HEADERS,
+    algorithms=["PS256", "RS256", "ES256", "EdDSA", "Ed25519", "PS384", "PS512", "RS384", "RS512", "ES384", "ES512"],
     strict_check_header=False,
 )
 REGISTRY.max_header_length = 8_192
@@ -40,7 +41,9 @@ REGISTRY.max_signature_length = 4_096
 
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 FORM = re.compile(r"[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
-ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ("EdDSA",)}
+ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ("EdDSA", "Ed25519")}
+"""With which a key may sign, the first unless it names one."""
+
 PROFILE_ALGORITHM = {"obie": "PS256", "wso2": "RS256"}
 
 
@@ -93,6 +96,18 @@ class Minter:
                 "minting is off: EVENTPOLL_SIGNING_KEYS is not set; signed SETs still pass", "invalid_key"
             )
         raise BadSecevent(f"no signing key can sign for the profile {profile}: it wants RSA, {wanted}", "invalid_key")
+
+    def public(self, profile: str) -> dict[str, list[dict[str, Any]]]:
+        """Return the public half of each key as a JWK Set, with the `alg` by which it signs under that profile.
+
+        Receivers such as PyJWT's go by `alg`: for an RSA key without one they assume RS256.
+        """
+        members = []
+        for key in self.keys.keys if self.keys else ():
+            able, wanted = ALGORITHMS[key.key_type], PROFILE_ALGORITHM.get(profile)
+            algorithm = wanted if wanted in able else able[0]
+            members.append({"alg": algorithm, **key.as_dict(private=False)})
+        return {"keys": members}
 
     def mint(self, profile: str, tpp: str, audience: str, event: Event) -> tuple[str, str]:
         """Sign an event as a SET: its jti and its compact serialisation. Raises BadSecevent."""
@@ -206,7 +221,12 @@ def verify(secevent: str, keys: KeySet) -> None:
 
     Raises BadSecevent: invalid_key, authentication_failed.
     """
-    kid = _header(secevent).get("kid")
+    header = _header(secevent)
+    if not is_understood(header, OB_HEADERS):
+        raise BadSecevent(
+            "the header of the SET asks for what is not known here, in crit or b64", "authentication_failed"
+        )
+    kid = header.get("kid")
     fitting = [key for key in keys.keys if kid is None or key.kid == kid]
     if not fitting:
         raise BadSecevent("the SET names no key of the bank's", "invalid_key")
@@ -217,6 +237,21 @@ def verify(secevent: str, keys: KeySet) -> None:
         except (JoseError, ValueError, TypeError):
             continue
     raise BadSecevent("the signature of the SET does not fit the bank's keys", "authentication_failed")
+
+
+def is_understood(header: Mapping[str, Any], known: Collection[str] = ()) -> bool:
+    """Whether a JWS header asks for nothing that is not done here.
+
+    Unknown members pass, unless `crit` names one that is not `known` (RFC 7515 sections 4 and 4.1.11). With b64 false
+    the signed payload is other bytes than the ones that are read here (RFC 7797).
+    """
+    if header.get("b64", True) is not True:
+        return False
+    if "crit" not in header:
+        return True
+    crit = header["crit"]
+    named = isinstance(crit, list) and all(isinstance(name, str) and name in header for name in crit)
+    return named and bool(crit) and set(crit) <= {"b64", *known}
 
 
 def _header(secevent: str) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from flask import Request
 
-from eventpoll import certificate
 from eventpoll.auth import Bank, Caller, Door
+from eventpoll.certificate import ClientCertificate
 from eventpoll.failures import Denied, NoStream
 from eventpoll.jwks import IssuerKeys
 from eventpoll.passwords import Password
@@ -74,15 +74,12 @@ def _door(config: "Config") -> Door:
     if config.token_issuer is None or config.token_audience is None or config.token_jwks is None:
         return Door(bank, slowing=slowing, guesses=guesses)
 
-    def shown(request: Request) -> str | None:
-        return certificate.thumbprint(request, config.client_cert_header, config.trusted_proxies)
-
     validator = Validator(
         config.token_issuer,
         config.token_audience,
         IssuerKeys(config.token_jwks),
         config.token_algorithms,
-        shown,
+        ClientCertificate(config.client_cert_header, config.trusted_proxies).thumbprint,
         config.token_types,
         config.token_binding,
     )
