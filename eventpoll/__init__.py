@@ -2,16 +2,19 @@
 
 The rooms, from the top; imports go down only (tests/promises/test_shape.py):
 
- console, cli > api > profiles > service > web, worker > access > delivery > sets > store > errors, settings > redis_url
+ console, cli > api > profiles > service > web, worker > access > delivery > sets > store > errors, settings
+  > setting_readers > redis_url
 
 What the service consists of is imported in the functions: who wants the settings alone imports no more.
 """
+
+__version__ = "0.1.0"
 
 from flask import Blueprint, Flask
 
 from eventpoll.settings import Config
 
-__all__ = ["init_app"]
+__all__ = ["__version__", "init_app"]
 
 
 def init_app(app: Flask, config: Config | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Request
 
-from eventpoll.access import certificate
+from eventpoll.access.certificate import ClientCertificate
 from eventpoll.access.door import Bank, Caller, Door
 from eventpoll.access.failed_logins import Guesses, Slowing
 from eventpoll.access.issuer_keys import IssuerKeys
@@ -75,15 +75,12 @@ def _door(config: Config) -> Door:
     if config.token_issuer is None or config.token_audience is None or config.token_jwks is None:
         return Door(bank, slowing=slowing, guesses=guesses)
 
-    def shown(request: Request) -> str | None:
-        return certificate.thumbprint(request, config.client_cert_header, config.trusted_proxies)
-
     validator = Validator(
         config.token_issuer,
         config.token_audience,
         IssuerKeys(config.token_jwks),
         config.token_algorithms,
-        shown,
+        ClientCertificate(config.client_cert_header, config.trusted_proxies).thumbprint,
         config.token_types,
         config.token_binding,
     )

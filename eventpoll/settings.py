@@ -1,28 +1,26 @@
 """Every setting, read once from the environment; the only reader of it."""
 
-import ipaddress
-import json
+import logging
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
-from limits import RateLimitItem, parse
+from joserfc.jwk import KeySet
+from limits import RateLimitItem
 
-from eventpoll import redis_url
+from eventpoll import setting_readers
+from eventpoll.setting_readers import signing_algorithms
+
+log = logging.getLogger(__name__)
 
 SET_PROFILES = ("rfc8417", "obie", "wso2")
 ON_ERROR = ("park", "redeliver")
 TOKEN_SCOPES = ("accounts", "payments", "fundsconfirmations", "eventpolling")
 TOKEN_TYPES = ("at+jwt", "application/at+jwt", "JWT", "none")
-TOKEN_ALGORITHMS = ("PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "RS256", "RS384", "RS512")
-SIGNING_ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ("EdDSA",)}
+TOKEN_ALGORITHMS = ("PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "RS256", "RS384", "RS512")
 
 
 class ConfigError(Exception):
@@ -36,44 +34,6 @@ class ConfigError(Exception):
 def setting(name: str, default: Any, read: Callable[[str], Any], *, secret: bool = False) -> Any:
     """A dataclass field that is read from the environment variable `name`, or from the file that NAME_FILE names."""
     return field(default=default, repr=not secret, metadata={"name": name, "read": read})
-
-
-def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < least or (most is not None and int(text) > most):
-            raise ValueError(f"must be a whole number from {least}" + (f" to {most}" if most is not None else " up"))
-        return int(text)
-
-    return read
-
-
-def _decimal(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        number = float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text) else -1.0
-        if not least <= number <= most or (above and number == least):
-            raise ValueError(f"must be a number {'above' if above else 'from'} {least:g} to {most:g}")
-        return number
-
-    return read
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"must be one of {', '.join(words)}")
-        return text
-
-    return read
-
-
-def _words(*allowed: str) -> Callable[[str], tuple[str, ...]]:
-    def read(text: str) -> tuple[str, ...]:
-        words = tuple(text.replace(",", " ").split())
-        if not words or (allowed and not set(words) <= set(allowed)):
-            raise ValueError("must be words with blanks between" + (f", of {', '.join(allowed)}" if allowed else ""))
-        return words
-
-    return read
 
 
 def _password(text: str) -> str:
@@ -90,150 +50,65 @@ def _password(text: str) -> str:
     return text
 
 
-def _header_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
-        raise ValueError("must be the name of a header, of letters, digits and hyphens")
-    return text
-
-
-def _networks(text: str) -> tuple[str, ...]:
-    words = _words()(text)
-    for word in words:
-        try:
-            ipaddress.ip_network(word if word != "unix" else "::1", strict=False)
-        except ValueError:
-            raise ValueError("must be addresses, networks (10.0.0.0/8), or unix") from None
-    return words
-
-
-def _rate(text: str) -> RateLimitItem:
-    if not re.fullmatch(r"[1-9][0-9]{0,6} ?(/|per) ?([1-9][0-9]{0,4} )?(second|minute|hour)s?", text):
-        raise ValueError("must be like 10/second, 600/minute or 5000/hour")
-    return parse(text)
-
-
-def _jwks_source(text: str) -> str:
-    if text.lstrip().startswith("{"):
-        _public_keys(text)
-        return text
-    url = urlsplit(text)
-    local = url.scheme == "http" and url.hostname in ("127.0.0.1", "::1", "localhost")
-    if (url.scheme == "https" and url.hostname) or local:
-        return url.geturl()
-    if url.scheme:
-        raise ValueError("must be a JWK Set, the name of a file, or an https URL")
-    try:
-        _public_keys(Path(text).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        raise ValueError("must be a JWK Set, the name of a file that can be read, or an https URL") from None
-    return text
-
-
-def _redis_url(text: str) -> str:
-    redis_url.read(text)
-    return text.strip()
-
-
-def _jwks(text: str) -> KeySet:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of weak keys: they are a mistake here, and told as one
-            return KeySet.import_key_set(_json_object(text))
-    except (JoseError, ValueError, TypeError, KeyError, AttributeError):
-        raise ValueError('must be a JWK Set: {"keys": [...]}') from None
-
-
-def _json_object(text: str) -> Any:
-    value = json.loads(text)
-    if not isinstance(value, dict) or not isinstance(value.get("keys"), list) or not value["keys"]:
-        raise ValueError
-    return value
-
-
-def signing_algorithms(key: Any) -> tuple[str, ...]:
-    """The algorithms with which a key may sign SETs, its own `alg` alone if it names one; empty if none."""
-    able = SIGNING_ALGORITHMS.get(key.key_type, ())
-    if isinstance(key, ECKey) and key.get("crv") != "P-256":
-        able = ()
-    if isinstance(key, OKPKey) and key.get("crv") != "Ed25519":
-        able = ()
-    own = key.get("alg")
-    if own is None:
-        return able
-    return (str(own),) if own in able else ()
-
-
-def _signing_keys(text: str) -> KeySet:
-    keys = _jwks(text)
-    for number, key in enumerate(keys.keys, 1):
-        if isinstance(key, RSAKey) and key.raw_value.key_size < 2048:
-            raise ValueError(f"key {number} is too weak: RSA keys want 2048 bits or more")
-        if not key.is_private:
-            raise ValueError(f"key {number} has no private half: it cannot sign")
-        if not signing_algorithms(key):
-            raise ValueError(f"key {number} cannot sign with PS256, RS256, ES256 (P-256) or EdDSA (Ed25519)")
-        key.ensure_kid()
-    if len({key.kid for key in keys.keys}) < len(keys.keys):
-        raise ValueError('each key wants a "kid" of its own')
-    return keys
-
-
-def _public_keys(text: str) -> KeySet:
-    keys = _jwks(text)
-    if any(key.key_type == "oct" for key in keys.keys):
-        raise ValueError("must hold public keys, not shared secrets")
-    return keys
-
-
 @dataclass(frozen=True)
 class Config:
     """What the service is told from outside. Times are in the unit of the variable's name; see docs/operations.md."""
 
-    redis_url: str | None = setting("REDIS_URL", None, _redis_url, secret=True)
-    port: int = setting("PORT", 8000, _whole(1, 65535))
-    web_concurrency: int = setting("WEB_CONCURRENCY", os.cpu_count() or 1, _whole(1, 1024))
+    redis_url: str | None = setting("REDIS_URL", None, setting_readers.redis_url, secret=True)
+    port: int = setting("PORT", 8000, setting_readers.whole(1, 65535))
+    web_concurrency: int = setting("WEB_CONCURRENCY", os.cpu_count() or 1, setting_readers.whole(1, 1024))
     bank_username: str | None = setting("EVENTPOLL_BANK_USERNAME", None, str)
     bank_password: str | None = setting("EVENTPOLL_BANK_PASSWORD", None, _password, secret=True)
     issuer: str | None = setting("EVENTPOLL_ISSUER", None, str)
-    signing_keys: KeySet | None = setting("EVENTPOLL_SIGNING_KEYS", None, _signing_keys, secret=True)
-    set_profile: str = setting("EVENTPOLL_SET_PROFILE", "rfc8417", _one_of(*SET_PROFILES))
-    number_of_sets_to_return: int = setting("EVENTPOLL_NUMBER_OF_SETS_TO_RETURN", 100, _whole(1, 100_000))
-    max_events: int = setting("EVENTPOLL_MAX_EVENTS", 1000, _whole(1, 100_000))
-    max_acks: int = setting("EVENTPOLL_MAX_ACKS", 10_000, _whole(1, 100_000))
-    long_poll_seconds: float = setting("EVENTPOLL_LONG_POLL_SECONDS", 25.0, _decimal(0, 28))
-    max_held_polls: int = setting("EVENTPOLL_MAX_HELD_POLLS", 20, _whole(1, 100_000))
-    max_held_polls_per_worker: int = setting("EVENTPOLL_MAX_HELD_POLLS_PER_WORKER", 10_000, _whole(1, 100_000))
-    redeliver_after: float = setting("EVENTPOLL_REDELIVER_AFTER", 0.0, _decimal(0, 31_536_000))
-    max_deliveries: int = setting("EVENTPOLL_MAX_DELIVERIES", 0, _whole(0, 1_000_000))
-    on_error: str = setting("EVENTPOLL_ON_ERROR", "park", _one_of(*ON_ERROR))
-    retention_days: float = setting("EVENTPOLL_RETENTION_DAYS", 30.0, _decimal(0, 36_500, above=True))
-    dedupe_seconds: float = setting("EVENTPOLL_DEDUPE_SECONDS", 86_400.0, _decimal(0, 31_536_000))
-    wait_replicas: int = setting("EVENTPOLL_WAIT_REPLICAS", 0, _whole(0, 100))
-    wait_replicas_ms: int = setting("EVENTPOLL_WAIT_REPLICAS_MS", 1000, _whole(1, 4000))
-    wso2_empty_status: int = setting("EVENTPOLL_WSO2_EMPTY_STATUS", 200, lambda text: int(_one_of("200", "404")(text)))
-    push_jwks: KeySet | None = setting("EVENTPOLL_PUSH_JWKS", None, _public_keys)
+    signing_keys: KeySet | None = setting("EVENTPOLL_SIGNING_KEYS", None, setting_readers.signing_keys, secret=True)
+    set_profile: str = setting("EVENTPOLL_SET_PROFILE", "rfc8417", setting_readers.one_of(*SET_PROFILES))
+    number_of_sets_to_return: int = setting(
+        "EVENTPOLL_NUMBER_OF_SETS_TO_RETURN", 100, setting_readers.whole(1, 100_000)
+    )
+    max_events: int = setting("EVENTPOLL_MAX_EVENTS", 1000, setting_readers.whole(1, 100_000))
+    max_acks: int = setting("EVENTPOLL_MAX_ACKS", 10_000, setting_readers.whole(1, 100_000))
+    long_poll_seconds: float = setting("EVENTPOLL_LONG_POLL_SECONDS", 25.0, setting_readers.decimal(0, 28))
+    max_held_polls: int = setting("EVENTPOLL_MAX_HELD_POLLS", 20, setting_readers.whole(1, 100_000))
+    max_held_polls_per_worker: int = setting(
+        "EVENTPOLL_MAX_HELD_POLLS_PER_WORKER", 10_000, setting_readers.whole(1, 100_000)
+    )
+    redeliver_after: float = setting("EVENTPOLL_REDELIVER_AFTER", 0.0, setting_readers.decimal(0, 31_536_000))
+    max_deliveries: int = setting("EVENTPOLL_MAX_DELIVERIES", 0, setting_readers.whole(0, 1_000_000))
+    on_error: str = setting("EVENTPOLL_ON_ERROR", "park", setting_readers.one_of(*ON_ERROR))
+    retention_days: float = setting("EVENTPOLL_RETENTION_DAYS", 30.0, setting_readers.decimal(0, 36_500, above=True))
+    dedupe_seconds: float = setting("EVENTPOLL_DEDUPE_SECONDS", 86_400.0, setting_readers.decimal(0, 31_536_000))
+    wait_replicas: int = setting("EVENTPOLL_WAIT_REPLICAS", 0, setting_readers.whole(0, 100))
+    wait_replicas_ms: int = setting("EVENTPOLL_WAIT_REPLICAS_MS", 1000, setting_readers.whole(1, 4000))
+    wso2_empty_status: int = setting(
+        "EVENTPOLL_WSO2_EMPTY_STATUS", 200, lambda text: int(setting_readers.one_of("200", "404")(text))
+    )
+    push_jwks: KeySet | None = setting("EVENTPOLL_PUSH_JWKS", None, setting_readers.public_keys)
     obie_iss: str | None = setting("EVENTPOLL_OBIE_ISS", None, str)
     obie_tan: str = setting("EVENTPOLL_OBIE_TAN", "openbanking.org.uk", str)
     token_issuer: str | None = setting("EVENTPOLL_TOKEN_ISSUER", None, str)
     token_audience: str | None = setting("EVENTPOLL_TOKEN_AUDIENCE", None, str)
-    token_jwks: str | None = setting("EVENTPOLL_TOKEN_JWKS", None, _jwks_source)
-    token_scopes: tuple[str, ...] = setting("EVENTPOLL_TOKEN_SCOPES", TOKEN_SCOPES, _words())
+    token_jwks: str | None = setting("EVENTPOLL_TOKEN_JWKS", None, setting_readers.jwks_source)
+    token_scopes: tuple[str, ...] = setting("EVENTPOLL_TOKEN_SCOPES", TOKEN_SCOPES, setting_readers.words())
     token_algorithms: tuple[str, ...] = setting(
-        "EVENTPOLL_TOKEN_ALGORITHMS", ("PS256", "ES256", "EdDSA", "RS256"), _words(*TOKEN_ALGORITHMS)
+        "EVENTPOLL_TOKEN_ALGORITHMS", ("PS256", "ES256", "EdDSA", "RS256"), setting_readers.words(*TOKEN_ALGORITHMS)
     )
-    token_types: tuple[str, ...] = setting("EVENTPOLL_TOKEN_TYPES", TOKEN_TYPES, _words())
-    token_binding: str = setting("EVENTPOLL_TOKEN_BINDING", "optional", _one_of("optional", "required"))
-    token_bank_scope: str = setting("EVENTPOLL_TOKEN_BANK_SCOPE", "on", _one_of("on", "off"))
-    client_cert_header: str | None = setting("EVENTPOLL_CLIENT_CERT_HEADER", None, _header_name)
-    trusted_proxies: tuple[str, ...] = setting("EVENTPOLL_TRUSTED_PROXIES", ("127.0.0.0/8", "::1", "unix"), _networks)
-    proxy_hops: int = setting("EVENTPOLL_PROXY_HOPS", 0, _whole(0, 10))
-    trusted_hosts: tuple[str, ...] = setting("EVENTPOLL_TRUSTED_HOSTS", (), _words())
-    poll_rate: RateLimitItem | None = setting("EVENTPOLL_POLL_RATE", None, _rate)
-    request_seconds: float = setting("EVENTPOLL_REQUEST_SECONDS", 30.0, _decimal(0, 600, above=True))
-    max_connections_per_address: int = setting("EVENTPOLL_MAX_CONNECTIONS_PER_ADDRESS", 500, _whole(0, 100_000))
-    failed_login_seconds: float = setting("EVENTPOLL_FAILED_LOGIN_SECONDS", 1.0, _decimal(0, 10))
-    log: str = setting("EVENTPOLL_LOG", "none", _one_of("none", "json"))
-    fast_paths: int = setting("EVENTPOLL_FAST_PATHS", 1, lambda text: int(_one_of("0", "1")(text)))
+    token_types: tuple[str, ...] = setting("EVENTPOLL_TOKEN_TYPES", TOKEN_TYPES, setting_readers.words())
+    token_binding: str = setting("EVENTPOLL_TOKEN_BINDING", "optional", setting_readers.one_of("optional", "required"))
+    token_bank_scope: str = setting("EVENTPOLL_TOKEN_BANK_SCOPE", "on", setting_readers.one_of("on", "off"))
+    client_cert_header: str | None = setting("EVENTPOLL_CLIENT_CERT_HEADER", None, setting_readers.header_name)
+    trusted_proxies: tuple[str, ...] = setting(
+        "EVENTPOLL_TRUSTED_PROXIES", ("127.0.0.0/8", "::1", "unix"), setting_readers.networks
+    )
+    proxy_hops: int = setting("EVENTPOLL_PROXY_HOPS", 0, setting_readers.whole(0, 10))
+    trusted_hosts: tuple[str, ...] = setting("EVENTPOLL_TRUSTED_HOSTS", (), setting_readers.words())
+    poll_rate: RateLimitItem | None = setting("EVENTPOLL_POLL_RATE", None, setting_readers.rate)
+    request_seconds: float = setting("EVENTPOLL_REQUEST_SECONDS", 30.0, setting_readers.decimal(0, 600, above=True))
+    max_connections_per_address: int = setting(
+        "EVENTPOLL_MAX_CONNECTIONS_PER_ADDRESS", 500, setting_readers.whole(0, 100_000)
+    )
+    failed_login_seconds: float = setting("EVENTPOLL_FAILED_LOGIN_SECONDS", 1.0, setting_readers.decimal(0, 10))
+    log: str = setting("EVENTPOLL_LOG", "none", setting_readers.one_of("none", "json"))
+    fast_paths: int = setting("EVENTPOLL_FAST_PATHS", 1, lambda text: int(setting_readers.one_of("0", "1")(text)))
     data_dir: Path = Path(".data")
     """Where the embedded store keeps its files, when there is no REDIS_URL."""
 

@@ -88,6 +88,9 @@ class Issuer:
 
     def __init__(self) -> None:
         self.published = jwks()
+        self.body: bytes | None = None  # instead of what is published
+        self.headers: Mapping[str, str] = {}  # of the last fetch
+        self.more_headers: dict[str, str] = {}  # of the answer
         self.status = 200
         self.asked = 0
         issuer = self
@@ -95,10 +98,13 @@ class Issuer:
         class Answer(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.asked += 1
+                issuer.headers = dict(self.headers)
                 self.send_response(issuer.status)
                 self.send_header("Location", "/elsewhere")
+                for name, value in issuer.more_headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(issuer.published.encode())
+                self.wfile.write(issuer.published.encode() if issuer.body is None else issuer.body)
 
             def log_message(self, *_: Any) -> None:
                 """Nothing."""

@@ -78,7 +78,7 @@ ACCESS_TOKENS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
         {"accounts", "payments"},
     ),
     "nulls for what is absent": (
-        {"typ": "JWT"},
+        {"typ": None, "cty": None, "x5t": None, "jku": None},
         {
             "client_id": CLIENT,
             "azp": None,
@@ -94,6 +94,36 @@ ACCESS_TOKENS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
         {"accounts"},
     ),
     "null for client_id": ({}, {"client_id": None, "azp": CLIENT, "aud": AUDIENCE, "scp": "accounts"}, {"accounts"}),
+    "PingFederate with its access token manager": (
+        {"pi.atm": "1"},
+        {"client_id": CLIENT, "aud": AUDIENCE, "scope": "accounts"},
+        {"accounts"},
+    ),
+    "Entra with a nonce in its header": (
+        {"typ": "JWT", "nonce": "AQABAAAAAAD", "x5t": "WrVbpSMoSyd55TqBM-cDC5yfqoM"},
+        {"aud": AUDIENCE, "azp": CLIENT, "scp": "accounts", "xms_tcdt": 1_700_000_000},
+        {"accounts"},
+    ),
+    "FusionAuth": (
+        {"typ": "JWT", "gty": ["client_credentials"]},
+        {"aud": AUDIENCE, "sub": CLIENT, "scope": "accounts", "permissions": {}, "use": "access_token"},
+        {"accounts"},
+    ),
+    "a certificate in its header": (
+        {"x5c": ["MIIC" + "A" * 3000], "x5t#S256": "A" * 43},
+        {"client_id": CLIENT, "aud": AUDIENCE, "scope": "accounts"},
+        {"accounts"},
+    ),
+    "odd values of what is not read": (
+        {"x5u": "file:///x", "jku": 7, "jwk": "x", "x5c": {}, "cty": [], "zip": "DEF", "enc": None, "alg2": {"a": [1]}},
+        {"client_id": CLIENT, "aud": AUDIENCE, "scope": "accounts"},
+        {"accounts"},
+    ),
+    "b64 that says what is so": (
+        {"b64": True, "crit": ["b64"]},
+        {"client_id": CLIENT, "aud": AUDIENCE, "scope": "accounts"},
+        {"accounts"},
+    ),
     "both scope and scp": ({}, {"azp": CLIENT, "aud": AUDIENCE, "scope": "a b", "scp": ["b", "c"]}, {"a", "b", "c"}),
 }
 

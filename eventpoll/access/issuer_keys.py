@@ -1,7 +1,6 @@
 """The token issuer's keys: a JWK Set given inline, as a file, or by URL; fetched again when a key is not known."""
 
 import http.client
-import json
 import logging
 import threading
 import time
@@ -9,8 +8,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from joserfc.errors import JoseError
 from joserfc.jwk import Key, KeySet
+
+from eventpoll import __version__
+from eventpoll.setting_readers import read_public_keys
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,9 @@ FIRST_FLOOR_SECONDS = 1.0
 
 FRESH_SECONDS = 3600.0
 """After so long a set is fetched again although nothing is missing: keys are withdrawn, too."""
+
+HEADERS = {"User-Agent": f"eventpoll/{__version__}", "Accept": "application/json"}
+"""Of a fetch. Firewalls know urllib's own User-Agent, and refuse it."""
 
 TIMEOUT_SECONDS = 5.0
 LARGEST = 1_048_576
@@ -42,6 +46,7 @@ class IssuerKeys:
     def __init__(self, source: str) -> None:
         self.source = source
         self._keys: KeySet | None = None
+        self._said: list[str] = []
         self._tried = self._fetched = float("-inf")
         self._lock = threading.Lock()
 
@@ -72,11 +77,16 @@ class IssuerKeys:
             if asked < self._fetched or asked - self._tried < floor:
                 return
             try:
-                keys = parse(self._read())
+                keys, left_out = read_public_keys(self._read())
             except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
-                log.warning("The token issuer's keys could not be read: %r", error)
+                # Not its repr: that of an undecodable answer holds the whole answer.
+                log.warning("The token issuer's keys could not be read: %s: %.200s", type(error).__name__, error)
                 self._tried = time.monotonic()
                 return
+            for words in left_out:
+                if words not in self._said:
+                    log.warning("Of the token issuer's keys %s", words)
+            self._said = left_out
             # The first fetch leaves the next one free: a key may be new a second after the start.
             self._tried = float("-inf") if self._keys is None else time.monotonic()
             self._keys, self._fetched = keys, time.monotonic()
@@ -86,24 +96,12 @@ class IssuerKeys:
             return self.source
         if self.source.startswith(("https://", "http://")):
             opener = urllib.request.build_opener(_NoRedirect)
-            with opener.open(self.source, timeout=TIMEOUT_SECONDS) as answer:  # settings.py lets only https through
-                text = answer.read(LARGEST + 1)
+            asked = urllib.request.Request(self.source, headers=HEADERS)  # noqa: S310 (settings.py lets only https through)
+            with opener.open(asked, timeout=TIMEOUT_SECONDS) as answer:
+                text, coding = answer.read(LARGEST + 1), answer.headers.get("Content-Encoding", "identity")
+            if coding.strip().lower() not in ("", "identity"):
+                raise ValueError(f"the answer has the Content-Encoding {coding!r:.50}, which was not asked for")
             if len(text) > LARGEST:
                 raise ValueError("the JWK Set is too large")
-            return str(text.decode("utf-8"))
-        return Path(self.source).read_text(encoding="utf-8")
-
-
-def parse(text: str) -> KeySet:
-    """A JWK Set of public keys; shared secrets and keys that we cannot read are left out. Raises ValueError."""
-    value = json.loads(text)
-    if not isinstance(value, dict) or not isinstance(value.get("keys"), list):
-        raise ValueError('no JWK Set: {"keys": [...]} is wanted')
-    keys = []
-    for member in value["keys"]:
-        if isinstance(member, dict) and member.get("kty") in ("RSA", "EC", "OKP"):
-            try:
-                keys += KeySet.import_key_set({"keys": [member]}).keys
-            except (JoseError, ValueError, TypeError, KeyError):
-                log.warning("A key of the token issuer cannot be read: %r", member.get("kid"))
-    return KeySet(keys)
+            return str(text.decode("utf-8-sig"))
+        return Path(self.source).read_text(encoding="utf-8-sig")

@@ -17,8 +17,10 @@ from authlib.oauth2.rfc6750 import BearerTokenValidator, InsufficientScopeError,
 from flask import Request
 from joserfc import jwt
 from joserfc.errors import JoseError
+from joserfc.jws import JWSRegistry
 
 from eventpoll.access.issuer_keys import IssuerKeys
+from eventpoll.sets.signed import is_understood
 from eventpoll.store.keys import TPP
 
 BANK_SCOPE = "eventpoll:bank"
@@ -73,7 +75,12 @@ class Validator(BearerTokenValidator):
             exp={"essential": True},
         )
         self._keys = keys
-        self._algorithms = list(algorithms)
+        # As lenient as for SETs: of a header we read alg, typ, kid, crit and b64, and no other member is our affair.
+        ed25519 = ["Ed25519"] if "EdDSA" in algorithms else []  # its own name, by RFC 9864
+        self._registry = JWSRegistry(algorithms=[*algorithms, *ed25519], strict_check_header=False)
+        known = JWSRegistry.default_header_registry
+        self._registry.header_registry = {name: known[name] for name in ("alg", "b64")}
+        self._registry.max_header_length = self._registry.max_signature_length = LONGEST
         self._thumbprint = thumbprint
         self._types = {typ.lower() for typ in types}
         self._must_be_bound = binding == "required"
@@ -109,7 +116,7 @@ class Validator(BearerTokenValidator):
 
     def _read(self, text: str) -> Token | None:
         header = _header(text)
-        typ = self._typ(header) if header is not None else None
+        typ = self._typ(header) if header is not None and is_understood(header) else None
         if header is None or typ is None:
             return None
         kid = header.get("kid")
@@ -117,7 +124,7 @@ class Validator(BearerTokenValidator):
             return None
         for key in self._keys.candidates(kid):
             try:
-                claims = jwt.decode(text, key, algorithms=self._algorithms).claims
+                claims = jwt.decode(text, key, registry=self._registry).claims
                 claims = {name: value for name, value in claims.items() if value is not None}
                 self._claims.validate(claims)
             except (JoseError, ValueError, TypeError, AttributeError):

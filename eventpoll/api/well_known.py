@@ -10,8 +10,7 @@ JWKS_SECONDS = 300
 def blueprint(service: Service) -> Blueprint:
     """The addresses below /.well-known."""
     bp = Blueprint("well_known", __name__)
-    keys = service.transmitter.minter.keys
-    public = keys.as_dict(private=False) if keys else {"keys": []}
+    public = service.transmitter.minter.public(service.transmitter.set_profile)
 
     @bp.get("/.well-known/jwks.json", provide_automatic_options=False)
     def jwks() -> Response:

@@ -14,7 +14,9 @@ from eventpoll.sets.json import Malformed, read_object
 
 
 @click.command()
-@click.option("--alg", type=click.Choice(["PS256", "RS256", "ES256", "EdDSA"]), default="PS256", show_default=True)
+@click.option(
+    "--alg", type=click.Choice(["PS256", "RS256", "ES256", "EdDSA", "Ed25519"]), default="PS256", show_default=True
+)
 @click.option("--before", type=click.File("rb"), help="A JWK Set: the new key is put before its keys, to rotate.")
 @as_json
 def keygen(alg: str, before: BinaryIO | None, as_json: bool) -> None:

@@ -22,7 +22,9 @@ SUBJECT_MEMBERS = ("subject_type", f"{OB}rid", f"{OB}rty", f"{OB}rlk")
 
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 
-ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ("EdDSA",)}
+ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ("EdDSA", "Ed25519")}
+"""With which a key may sign, the first unless it names one."""
+
 PROFILE_ALGORITHM = {"obie": "PS256", "wso2": "RS256"}
 
 
@@ -47,6 +49,18 @@ class Minter:
                 "minting is off: EVENTPOLL_SIGNING_KEYS is not set; signed SETs still pass", "invalid_key"
             )
         raise BadSecevent(f"no signing key can sign for the profile {profile}: it wants RSA, {wanted}", "invalid_key")
+
+    def public(self, profile: str) -> dict[str, list[dict[str, Any]]]:
+        """Return the public half of each key as a JWK Set, with the `alg` by which it signs under that profile.
+
+        Receivers such as PyJWT's go by `alg`: for an RSA key without one they assume RS256.
+        """
+        members = []
+        for key in self.keys.keys if self.keys else ():
+            able, wanted = ALGORITHMS[key.key_type], PROFILE_ALGORITHM.get(profile)
+            algorithm = wanted if wanted in able else able[0]
+            members.append({"alg": algorithm, **key.as_dict(private=False)})
+        return {"keys": members}
 
     def mint(self, profile: str, tpp: str, audience: str, event: Event) -> tuple[str, str]:
         """Sign an event as a SET: its jti and its compact serialisation. Raises BadSecevent."""

@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from joserfc import jws
@@ -17,13 +18,14 @@ from eventpoll.sets.json import Malformed, read_json, read_object
 
 OB = "http://openbanking.org.uk/"
 
+OB_HEADERS = {
+    f"{OB}iat": HeaderParameter("Open Banking: when it was signed", "int"),
+    f"{OB}iss": HeaderParameter("Open Banking: who signed it", "str"),
+    f"{OB}tan": HeaderParameter("Open Banking: trust anchor", "str"),
+}
 REGISTRY = JWSRegistry(
-    header_registry={
-        f"{OB}iat": HeaderParameter("Open Banking: when it was signed", "int"),
-        f"{OB}iss": HeaderParameter("Open Banking: who signed it", "str"),
-        f"{OB}tan": HeaderParameter("Open Banking: trust anchor", "str"),
-    },
-    algorithms=["PS256", "RS256", "ES256", "EdDSA", "PS384", "PS512", "RS384", "RS512", "ES384", "ES512"],
+    header_registry=OB_HEADERS,
+    algorithms=["PS256", "RS256", "ES256", "EdDSA", "Ed25519", "PS384", "PS512", "RS384", "RS512", "ES384", "ES512"],
     strict_check_header=False,
 )
 REGISTRY.max_header_length = 8_192
@@ -56,7 +58,12 @@ def verify(secevent: str, keys: KeySet) -> None:
 
     Raises BadSecevent: invalid_key, authentication_failed.
     """
-    kid = _header(secevent).get("kid")
+    header = _header(secevent)
+    if not is_understood(header, OB_HEADERS):
+        raise BadSecevent(
+            "the header of the SET asks for what is not known here, in crit or b64", "authentication_failed"
+        )
+    kid = header.get("kid")
     fitting = [key for key in keys.keys if kid is None or key.kid == kid]
     if not fitting:
         raise BadSecevent("the SET names no key of the bank's", "invalid_key")
@@ -67,6 +74,21 @@ def verify(secevent: str, keys: KeySet) -> None:
         except (JoseError, ValueError, TypeError):
             continue
     raise BadSecevent("the signature of the SET does not fit the bank's keys", "authentication_failed")
+
+
+def is_understood(header: Mapping[str, Any], known: Collection[str] = ()) -> bool:
+    """Whether a JWS header asks for nothing that is not done here.
+
+    Unknown members pass, unless `crit` names one that is not `known` (RFC 7515 sections 4 and 4.1.11). With b64 false
+    the signed payload is other bytes than the ones that are read here (RFC 7797).
+    """
+    if header.get("b64", True) is not True:
+        return False
+    if "crit" not in header:
+        return True
+    crit = header["crit"]
+    named = isinstance(crit, list) and all(isinstance(name, str) and name in header for name in crit)
+    return named and bool(crit) and set(crit) <= {"b64", *known}
 
 
 def _header(secevent: str) -> dict[str, Any]:

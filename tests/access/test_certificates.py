@@ -1,5 +1,6 @@
 """Certificate-bound tokens (RFC 8705): the certificate from a proxy's header, from our own TLS, from nobody else."""
 
+import base64
 import http.client
 import os
 import re
@@ -7,12 +8,16 @@ import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import wrap
+from types import SimpleNamespace
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
+from flask import Request
 
 from eventpoll.access import certificate
+from eventpoll.access.certificate import ClientCertificate
 from harness import ROOT, issuer
 from harness.certificates import Certificate
 from harness.issuer import bearer, token
@@ -30,6 +35,12 @@ AUTHORITY = Certificate("Authority")
 TPP = Certificate("tpp", AUTHORITY)
 OTHER = Certificate("other", AUTHORITY)
 
+
+def base64_of(each: Certificate) -> str:
+    """The DER, as HAProxy's ssl_c_der,base64 writes it."""
+    return base64.b64encode(each.der).decode()
+
+
 FORMS: dict[str, Callable[[Certificate], str]] = {
     "RFC 9440": Certificate.rfc9440,
     "nginx": Certificate.escaped,
@@ -40,12 +51,26 @@ FORMS: dict[str, Callable[[Certificate], str]] = {
     "Envoy, unquoted": lambda each: f"Cert={each.escaped()}",
     "Envoy, other case": lambda each: f'hash=abc;cert="{each.escaped()}"',
     "with blanks around": lambda each: f"  {each.rfc9440()} ",
+    "RFC 9440 with blanks": lambda each: ": " + " ".join(wrap(base64_of(each), 64)) + " :",
+    "RFC 9440 without padding": lambda each: f":{base64_of(each).rstrip('=')}:",
+    "HAProxy": lambda each: base64_of(each),
+    "HAProxy, wrapped": lambda each: " ".join(wrap(base64_of(each), 76)),
+    "Traefik": lambda each: quote(base64_of(each), safe=""),
+    "Traefik, with the chain": lambda each: quote(f"{base64_of(each)},{base64_of(AUTHORITY)}", safe=""),
+    "Traefik 3, with the chain": lambda each: f"{base64_of(each)},{base64_of(AUTHORITY)}",
+    "Azure App Service, Cloudflare": lambda each: base64_of(each).rstrip("="),
+    "AWS' load balancer": lambda each: quote(each.pem, safe="+=/"),
+    "a PEM chain": lambda each: quote(each.pem + AUTHORITY.pem, safe=""),
+    "a PEM chain in one line": lambda each: (each.pem + AUTHORITY.pem).strip().replace("\n", " "),
+    "form-encoded": lambda each: quote_plus(each.pem),
+    "a form-encoded chain": lambda each: quote_plus(each.pem + AUTHORITY.pem),
+    "Envoy, form-encoded": lambda each: f'Cert="{quote_plus(each.pem)}";Subject="CN=x"',
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_each_way_of_writing_a_certificate_is_read(form: str) -> None:
-    """Issue 4: RFC 9440 Client-Cert, and the URL-encoded PEM that nginx, Envoy and Heroku's add-ons send."""
+    """Issues 4, and 13, 6: as proxies and load balancers in the field hand it over."""
     assert certificate.read(FORMS[form](TPP)) == TPP.der
 
 
@@ -70,6 +95,16 @@ NONE = {
     "a PEM without its end": TPP.escaped()[:-40],
     "a key": "-----BEGIN PRIVATE KEY-----AAAA-----END PRIVATE KEY-----",
     "nginx where there was none": "(null)",
+    "two of HAProxy": f"{base64_of(TPP)},{base64_of(OTHER)}",
+    "two of HAProxy, encoded": quote(f"{base64_of(TPP)}, {base64_of(OTHER)}"),
+    "a chain the wrong way round": f"{base64_of(AUTHORITY)},{base64_of(TPP)}",
+    "a chain with a stranger": quote(TPP.pem + AUTHORITY.pem + OTHER.pem, safe=""),
+    "a chain by another authority of that name": quote(TPP.pem + Certificate("Authority").pem, safe=""),
+    "base64 of words": base64.b64encode(b"no certificate " * 30).decode(),
+    "a DER that is cut": base64.b64encode(TPP.der[:-1]).decode(),
+    "a DER with more behind": base64.b64encode(TPP.der + b"x").decode(),
+    "a DER and a comma": base64_of(TPP) + ",",
+    "base64 with a sign in it": base64_of(TPP)[:40] + "!" + base64_of(TPP)[41:],
 }
 
 
@@ -231,6 +266,54 @@ def test_the_header_of_a_peer_that_is_not_trusted_is_ignored(
         assert ask(server, token(), TPP.rfc9440()).status == 200
     finally:
         server.stop()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the log goes by, in seconds, to be moved."""
+    now = [1000.0]
+    monkeypatch.setattr(certificate, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def of_peer(text: str | None, peer: str = "127.0.0.1") -> Request:
+    """A request whose proxy wrote that into its header."""
+    return Request({"REMOTE_ADDR": peer, **({} if text is None else {"HTTP_CLIENT_CERT": text})})
+
+
+def test_what_is_no_certificate_is_told_to_the_operator_once_a_minute(
+    caplog: pytest.LogCaptureFixture, clock: list[float]
+) -> None:
+    """Issue 13, 6: a TPP sees no more than 401, and its bank saw nothing. Not a word of the header is in the line."""
+    ours = ClientCertificate("Client-Cert", ["127.0.0.0/8"])
+    for _ in range(3):
+        assert ours.thumbprint(of_peer("garbage, SECRET\n")) is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "Client-Cert has 15 characters, and no certificate that can be read" in line
+    assert "SECRET" not in line
+    for _ in range(3):
+        assert ours.thumbprint(of_peer(TPP.rfc9440(), "192.0.2.1")) is None
+    assert len(caplog.records) == 2
+    assert "192.0.2.1, which EVENTPOLL_TRUSTED_PROXIES does not name" in caplog.records[-1].getMessage()
+    clock[0] += certificate.SAID_SECONDS + 1
+    assert ours.thumbprint(of_peer("garbage")) is None
+    assert len(caplog.records) == 3
+
+
+def test_where_no_certificate_was_shown_there_is_nothing_to_say(caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy overwrites the header with nothing where the client has none."""
+    ours = ClientCertificate("Client-Cert", ["127.0.0.0/8"])
+    for text in (None, "", " "):
+        assert ours.thumbprint(of_peer(text)) is None
+        assert ClientCertificate(None, ["127.0.0.0/8"]).thumbprint(of_peer(text)) is None
+    assert ours.thumbprint(of_peer(TPP.rfc9440())) == TPP.thumbprint
+    assert caplog.records == []
+
+
+def test_the_log_says_why_a_bound_token_is_refused(proxied: Server) -> None:
+    """Over the wire: the line is in the log of the service."""
+    assert ask(proxied, token(**TPP.bound), "garbage").status == 401
+    wait_for(lambda: "no certificate that can be read: tokens that are bound" in proxied.log.read_text())
 
 
 # -- our own TLS ------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +19,9 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from eventpoll.access import issuer_keys as module
 from eventpoll.access import tokens
-from eventpoll.access.issuer_keys import IssuerKeys, NoKeys, parse
+from eventpoll.access.issuer_keys import IssuerKeys, NoKeys
 from eventpoll.access.tokens import Token, Validator
+from eventpoll.setting_readers import read_public_keys
 from eventpoll.settings import Config, ConfigError
 from harness import issuer
 from harness.certificates import Certificate
@@ -79,6 +81,28 @@ def by_hand(header: Any, said: Any = None) -> str:
     key: Any = KEYS["PS256"].get_op_key("sign")
     salted = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
     return f"{signed}.{encoded(key.sign(signed.encode(), salted, hashes.SHA256()))}"
+
+
+CRITS: list[Any] = [
+    ["x"], ["alg"], ["kid", "typ"], ["b64"], ["exp"], ["x", "x"], [], None, "x", 1, {}, {"x": 1}, [1], [None], [["x"]],
+    ["http://openbanking.org.uk/iat"],
+]  # fmt: skip
+
+
+def critical(crit: Any) -> str:
+    """A token whose header says that these members must be understood."""
+    return by_hand(
+        {"alg": "PS256", "typ": "at+jwt", "kid": "ps", "x": 1, "http://openbanking.org.uk/iat": 1, "crit": crit}
+    )
+
+
+def unencoded(header: Any) -> str:
+    """A token whose payload is signed as it is (RFC 7797), where it is base64url by luck."""
+    signed = f"{encoded(header)}.{encoded(claims())}"
+    key: Any = KEYS["PS256"].get_op_key("sign")
+    text = signed.rpartition(".")[0].encode() + b"." + json.dumps(claims()).encode()
+    salted = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+    return f"{signed}.{encoded(key.sign(text, salted, hashes.SHA256()))}"
 
 
 def tampered(text: str, place: int) -> str:
@@ -159,7 +183,14 @@ BAD: dict[str, Callable[[], str]] = {
     "a kid that is an object": lambda: by_hand({"alg": "PS256", "typ": "at+jwt", "kid": {}}),
     "two kids": lambda: by_hand(b'{"alg":"PS256","typ":"at+jwt","kid":"ps","kid":"unknown"}'),
     "another key's kid": lambda: sign(claims(), header={"kid": "rs"}),
-    "crit": lambda: by_hand({"alg": "PS256", "typ": "at+jwt", "kid": "ps", "crit": ["x"], "x": 1}),
+    **{f"crit {json.dumps(crit)}": partial(critical, crit) for crit in CRITS},
+    "b64 false": lambda: by_hand({"alg": "PS256", "typ": "at+jwt", "kid": "ps", "b64": False}),
+    "b64 false, and critical": lambda: by_hand({"alg": "PS256", "kid": "ps", "b64": False, "crit": ["b64"]}),
+    "b64 false, and the payload as it is": lambda: unencoded(
+        {"alg": "PS256", "kid": "ps", "b64": False, "crit": ["b64"]}
+    ),
+    "b64 that is no boolean": lambda: by_hand({"alg": "PS256", "typ": "at+jwt", "kid": "ps", "b64": "false"}),
+    "b64 null": lambda: by_hand({"alg": "PS256", "typ": "at+jwt", "kid": "ps", "b64": None}),
     # garbage
     "nothing": lambda: "",
     "a word": lambda: "token",
@@ -546,7 +577,7 @@ def test_shared_secrets_and_unreadable_keys_are_left_out_of_a_set() -> None:
         "no object",
         KEYS["ES256"].as_dict(private=False),
     ]
-    assert [key.get("kid") for key in parse(json.dumps({"keys": members})).keys] == ["es"]
+    assert [key.get("kid") for key in read_public_keys(json.dumps({"keys": members}))[0].keys] == ["es"]
 
 
 def test_a_set_too_large_is_not_taken(away: Issuer, clock: list[float]) -> None:
@@ -917,6 +948,7 @@ def test_the_strictest_settings_take_what_they_ask_for_alone(serve: Callable[...
         "file:///etc/passwd",
         "https://",
         "https:///jwks.json",
+        "https://user:SECRET@issuer.example/jwks.json",
         "/no/such/file",
         '{"keys": []}',
         '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}',
@@ -929,7 +961,7 @@ def test_a_source_of_keys_that_cannot_be_right_stops_the_start(source: str) -> N
     with pytest.raises(ConfigError) as caught:
         Config.from_environ({**issuer.settings(), "EVENTPOLL_TOKEN_JWKS": source})
     assert caught.value.mistakes[0].startswith("EVENTPOLL_TOKEN_JWKS: ")
-    assert all("\n" not in mistake for mistake in caught.value.mistakes)
+    assert all("\n" not in mistake and "SECRET" not in mistake for mistake in caught.value.mistakes)
 
 
 @pytest.mark.parametrize("missing", ["EVENTPOLL_TOKEN_ISSUER", "EVENTPOLL_TOKEN_AUDIENCE", "EVENTPOLL_TOKEN_JWKS"])

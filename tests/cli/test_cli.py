@@ -519,7 +519,7 @@ def test_purge_alone_takes_out_what_is_past_its_retention(
 # -- keygen --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alg", ["PS256", "RS256", "ES256", "EdDSA"])
+@pytest.mark.parametrize("alg", ["PS256", "RS256", "ES256", "EdDSA", "Ed25519"])
 def test_a_key_that_keygen_made_signs(operator: Operator, environ: dict[str, str], alg: str) -> None:
     """Its output is EVENTPOLL_SIGNING_KEYS as it stands."""
     text = operator("keygen", "--alg", alg).stdout

@@ -50,7 +50,7 @@ def room(module: str) -> str:
 
 def floors() -> list[set[str]]:
     """The rooms of each floor, from the top, as the docstring of eventpoll/__init__.py draws them."""
-    (line,) = re.findall(r"^ +(\w.* > .*\w)$", eventpoll.__doc__ or "", re.M)
+    (line,) = re.findall(r"^ +(\w[\w, >]* > [\w, >]*\w)$", re.sub(r"\n  >", " >", eventpoll.__doc__ or ""), re.M)
     return [set(floor.split(", ")) for floor in line.split(" > ")]
 
 

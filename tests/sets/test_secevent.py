@@ -10,7 +10,8 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from flask import Flask
 from flask.testing import FlaskClient
 from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
@@ -19,6 +20,7 @@ from app import create_app
 from eventpoll.sets import minting, signed
 from eventpoll.sets.event import BadSecevent, Event
 from eventpoll.sets.minting import Minter
+from eventpoll.setting_readers import read_public_keys
 from eventpoll.settings import Config
 from harness.service import BANK, ISSUER, basic
 from harness.sets import set_of
@@ -237,6 +239,39 @@ def minted(client: FlaskClient, tpp: str, profile: str) -> str:
     return str(polled.get_json()["sets"][jti])
 
 
+@pytest.mark.parametrize(
+    ("key", "profile"), [(RSA, "rfc8417"), (RSA, "obie"), (RSA, "wso2"), (EC, "rfc8417"), (ED, "rfc8417")]
+)
+def test_a_published_key_says_by_which_algorithm_it_signs(
+    environ: dict[str, str], app: Flask, key: RSAKey | ECKey | OKPKey, profile: str
+) -> None:
+    """Issue 13, 5: PyJWT goes by alg of the JWK, and takes an RSA key without one for RS256: PS256 never verified."""
+    private = {name: value for name, value in key.as_dict(private=True).items() if name != "alg"}
+    settings = {**environ, "EVENTPOLL_SIGNING_KEYS": json.dumps({"keys": [private]}), "EVENTPOLL_SET_PROFILE": profile}
+    client = create_app(Config.from_environ(settings)).test_client()
+    text = minted(client, f"says-{profile}-{key.key_type}", profile)
+    [published] = client.get("/.well-known/jwks.json").get_json()["keys"]
+    assert published["alg"] == parts(text)[0]["alg"]
+    message, _, signature = text.rpartition(".")
+    theirs = jwt.PyJWK.from_dict(published)
+    assert theirs.Algorithm.verify(message.encode(), theirs.key, base64.urlsafe_b64decode(signature + "=="))
+
+
+@pytest.mark.parametrize(
+    ("key", "alg"), [(RSA, "PS256"), (RSA, "RS256"), (EC, "ES256"), (ED, "EdDSA"), (ED, "Ed25519")]
+)
+def test_the_algorithm_that_a_key_names_is_the_one_that_is_published_and_signs(
+    environ: dict[str, str], app: Flask, key: RSAKey | ECKey | OKPKey, alg: str
+) -> None:
+    """RFC 7517 section 4.4; Ed25519 by its own name (RFC 9864) too."""
+    settings = {**environ, "EVENTPOLL_SIGNING_KEYS": json.dumps({"keys": [{**key.as_dict(private=True), "alg": alg}]})}
+    client = create_app(Config.from_environ(settings)).test_client()
+    text = minted(client, f"named-{alg}", "rfc8417")
+    [published] = client.get("/.well-known/jwks.json").get_json()["keys"]
+    assert (published["alg"], parts(text)[0]["alg"]) == (alg, alg)
+    signed.verify(text, read_public_keys(json.dumps({"keys": [published]}))[0])
+
+
 def test_a_key_without_a_kid_gets_one_that_is_published(environ: dict[str, str], app: Flask) -> None:
     """A receiver finds the key by the kid of the header (RFC 7515 section 4.1.4)."""
     private = {name: value for name, value in EC.as_dict(private=True).items() if name != "kid"}
@@ -378,6 +413,57 @@ def forgeries() -> dict[str, str]:
         "no alg": jwt_with_header({"kid": "rsa"}, claims, signature),
         "b64 false": jwt_with_header({"alg": "PS256", "kid": "rsa", "b64": False, "crit": ["b64"]}, claims, signature),
     }
+
+
+def by_hand(**members: Any) -> str:
+    """A SET with a header that no library would write, under a signature that is right (PS256)."""
+    parts = [json.dumps(part).encode() for part in ({"alg": "PS256", "kid": "rsa", **members}, CLAIMS)]
+    text = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+    salted = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+    signature = SIGNERS["rsa"].sign(text.encode(), salted, hashes.SHA256())
+    return f"{text}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"pi.atm": "1"},
+        {"nonce": "x", "gty": ["x"]},
+        {"x5c": ["A" * 4000]},
+        {"b64": True},
+        {"b64": True, "crit": ["b64"]},
+        {f"{OB}iat": 1, "crit": [f"{OB}iat"]},
+    ],
+)
+def test_what_a_header_says_besides_is_let_pass(members: dict[str, Any]) -> None:
+    """RFC 7515 section 4: what is not understood is ignored, unless crit names it."""
+    signed.verify(by_hand(**members), key_set(public("rsa")))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"b64": False},
+        {"b64": False, "crit": ["b64"]},
+        {"b64": None},
+        {"b64": "true"},
+        {"crit": []},
+        {"crit": None},
+        {"crit": "alg"},
+        {"crit": {"alg": True}},
+        {"crit": ["alg"]},
+        {"crit": ["b64"]},
+        {"crit": [1]},
+        {"crit": ["x"], "x": 1},
+        {"crit": [f"{OB}iat", "x"], f"{OB}iat": 1, "x": 1},
+        {"crit": [f"{OB}iat"]},
+    ],
+)
+def test_a_header_that_asks_for_what_is_not_done_is_refused(members: dict[str, Any]) -> None:
+    """RFC 7515 section 4.1.11, RFC 7797 section 6: the signature is right, and says something else than we read."""
+    with pytest.raises(BadSecevent) as raised:
+        signed.verify(by_hand(**members), key_set(public("rsa")))
+    assert raised.value.err == "authentication_failed"
 
 
 def hmac_of(message: str, key: bytes) -> str:
