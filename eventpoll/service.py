@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Request
-
 from eventpoll.access.certificate import ClientCertificate
-from eventpoll.access.door import Bank, Caller, Door
+from eventpoll.access.door import Bank, Door
 from eventpoll.access.failed_logins import Guesses, Slowing
 from eventpoll.access.issuer_keys import IssuerKeys
 from eventpoll.access.passwords import Password
@@ -17,7 +15,6 @@ from eventpoll.delivery.held_polls import Waiting
 from eventpoll.delivery.transmitter import Limits, Transmitter
 from eventpoll.sets.minting import Minter
 from eventpoll.settings import Config
-from eventpoll.store.errors import Denied, NoStream
 from eventpoll.store.records import Rules
 from eventpoll.store.store import Store
 
@@ -32,15 +29,6 @@ class Service:
     """The ways of speaking (profiles.Profile), which the service hands on and does not know."""
 
     rate: Rate | None = None
-
-    def prove(self, caller: Caller, request: Request) -> None:
-        """Raises Refused (401) unless the secret that the caller showed is right."""
-        if caller.proof:
-            try:
-                self.transmitter.prove(caller.name, caller.proof)
-            except (NoStream, Denied):
-                raise self.door.denied(request, caller.name) from None
-            self.door.proven(request, caller)
 
     @classmethod
     def build(cls, config: Config, profiles: Sequence[Any] = ()) -> "Service":
@@ -64,16 +52,16 @@ class Service:
             config.push_jwks,
         )
         rate = Rate(config.poll_rate, store) if config.poll_rate else None
-        return cls(transmitter, _door(config), profiles, rate)
+        return cls(transmitter, _door(config, store), profiles, rate)
 
 
-def _door(config: Config) -> Door:
+def _door(config: Config, store: Store) -> Door:
     bank = None
     if config.bank_username is not None and config.bank_password is not None:
         bank = Bank(config.bank_username, Password(config.bank_password))
     slowing, guesses = Slowing(config.failed_login_seconds), Guesses(config.failed_login_seconds)
     if config.token_issuer is None or config.token_audience is None or config.token_jwks is None:
-        return Door(bank, slowing=slowing, guesses=guesses)
+        return Door(bank, store.prove, slowing=slowing, guesses=guesses)
 
     validator = Validator(
         config.token_issuer,
@@ -85,4 +73,4 @@ def _door(config: Config) -> Door:
         config.token_binding,
     )
     bank_scopes = {"on": (BANK_SCOPE,), "off": ()}[config.token_bank_scope]
-    return Door(bank, Protector(validator), config.token_scopes, slowing, bank_scopes, guesses)
+    return Door(bank, store.prove, Protector(validator), config.token_scopes, slowing, bank_scopes, guesses)
