@@ -6,6 +6,7 @@
 -- Returns {'proven'}.
 -- Errors  NOSTREAM  no stream of this TPP
 --         DENIED    the secret is not the stream's
+-- Reads only.
 --
 --   redis-cli --eval prove.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , 5e88
 
