@@ -49,6 +49,7 @@ def server(redis_server: RedisServer, signing_keys: str, tmp_path_factory: pytes
         "EVENTPOLL_SIGNING_KEYS": signing_keys,
         "EVENTPOLL_LONG_POLL_SECONDS": "1",
         "EVENTPOLL_LOG": "json",
+        "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",
         **issuer.settings(),
     }
     server = start_server(environ, tmp_path_factory.mktemp("requestlog"), workers=2)
