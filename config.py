@@ -4,6 +4,7 @@ import ipaddress
 import json
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -256,6 +257,7 @@ class Config:
             except ValueError as error:
                 mistakes.append(f"{name}: {error}")
         mistakes += _contradictions(cls(**values))
+        mistakes += _unusable(source)
         if mistakes:
             raise ConfigError(mistakes)
         return cls(**values)
@@ -271,6 +273,20 @@ def _text(name: str, source: Mapping[str, str]) -> str | None:
         return Path(file).read_text(encoding="utf-8").strip() or None
     except (OSError, UnicodeDecodeError):
         raise ValueError(f"cannot read the file that {name}_FILE names") from None
+
+
+def counts_folder() -> Path:
+    """The folder in which the workers of this master of gunicorn count their polls. gunicorn.conf.py makes it."""
+    return Path(tempfile.gettempdir()) / f"eventpoll-{os.getuid()}-{os.getpid()}"
+
+
+def _unusable(source: Mapping[str, str]) -> Iterator[str]:
+    """A setting of a library's with which each poll would be a 500."""
+    folder = source.get("PROMETHEUS_MULTIPROC_DIR") or source.get("prometheus_multiproc_dir")
+    if not folder or folder == str(counts_folder()):  # with --preload we are here before it is made
+        return
+    if not (Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        yield "PROMETHEUS_MULTIPROC_DIR: must name a folder that can be written to"
 
 
 def _contradictions(config: Config) -> Iterator[str]:

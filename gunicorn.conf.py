@@ -4,11 +4,11 @@ from gevent import monkey
 
 monkey.patch_all()  # before anything that opens sockets is imported
 
+import atexit  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import shutil  # noqa: E402
 import sys  # noqa: E402
-import tempfile  # noqa: E402
 import uuid  # noqa: E402
 from http import HTTPStatus  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -20,7 +20,7 @@ from gunicorn.http import errors  # noqa: E402
 from gunicorn.workers.ggevent import GeventWorker  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
-from config import Config, ConfigError  # noqa: E402
+from config import Config, ConfigError, counts_folder  # noqa: E402
 
 try:
     settings = Config.from_environ()
@@ -141,12 +141,6 @@ def ssl_context(config: Any, default: Any) -> Any:
     return context
 
 
-def on_starting(server: Any) -> None:
-    """Make the directory in which all workers count their polls, for this user alone."""
-    shutil.rmtree(COUNTS, ignore_errors=True)  # of a process that had our number, and was killed
-    COUNTS.mkdir(mode=0o700)
-
-
 def child_exit(server: Any, worker: Any) -> None:
     """A worker that ends, however it does, holds no more polls; what it counted stays."""
     from prometheus_client.multiprocess import mark_process_dead
@@ -154,13 +148,20 @@ def child_exit(server: Any, worker: Any) -> None:
     mark_process_dead(worker.pid, str(COUNTS))  # type: ignore[no-untyped-call]
 
 
-def on_exit(server: Any) -> None:
-    """Take the counts away."""
-    shutil.rmtree(COUNTS, ignore_errors=True)
+def make_counts() -> None:
+    """Make the directory in which all workers count their polls, for this user alone, until the master ends.
+
+    A start that fails earlier, as the port is in use, leaves nothing behind.
+    """
+    shutil.rmtree(COUNTS, ignore_errors=True)  # of a process that had our number, and was killed
+    COUNTS.mkdir(mode=0o700)
+    master = os.getpid()
+    atexit.register(lambda: shutil.rmtree(COUNTS, ignore_errors=True) if os.getpid() == master else None)
 
 
 def when_ready(server: Any) -> None:
     """Say where SETs are kept. The embedded store is started here, and stays as long as the master does."""
+    make_counts()
     from eventpoll.failures import Unavailable
     from eventpoll.service import Service
 
@@ -182,7 +183,7 @@ timeout = 60
 keepalive = 75  # longer than the usual proxy keeps its side open
 accesslog = None
 control_socket_disable = True
-COUNTS = Path(tempfile.gettempdir()) / f"eventpoll-{os.getuid()}-{os.getpid()}"
+COUNTS = counts_folder()
 raw_env = [f"PROMETHEUS_MULTIPROC_DIR={COUNTS}"]  # where prometheus_client looks, before it is first imported
 
 # WSO2 spells its header x-wso2-client_id, and gunicorn drops names with an underscore unless told. Let through from
