@@ -134,6 +134,14 @@ def _redis_url(text: str) -> str:
     return text.strip()
 
 
+def _authorities(text: str) -> str:
+    try:
+        redisurl.read(redisurl.with_tls("rediss://store", text))
+    except redisurl.BadUrl:
+        raise ValueError("must be the name of a file with certificates (PEM), or the certificates") from None
+    return text
+
+
 def _jwks(text: str) -> KeySet:
     try:
         with warnings.catch_warnings():
@@ -190,6 +198,8 @@ class Config:
     """What the service is told from outside. Times are in the unit of the variable's name; see docs/operations.md."""
 
     redis_url: str | None = setting("REDIS_URL", None, _redis_url, secret=True)
+    redis_ca: str | None = setting("EVENTPOLL_REDIS_CA", None, _authorities)
+    redis_tls_verify: str = setting("EVENTPOLL_REDIS_TLS_VERIFY", "full", _one_of("full", "none"))
     port: int = setting("PORT", 8000, _whole(1, 65535))
     web_concurrency: int = setting("WEB_CONCURRENCY", os.cpu_count() or 1, _whole(1, 1024))
     bank_username: str | None = setting("EVENTPOLL_BANK_USERNAME", None, str)
@@ -230,6 +240,17 @@ class Config:
     log: str = setting("EVENTPOLL_LOG", "none", _one_of("none", "json"))
     data_dir: Path = Path(".data")
     """Where the embedded store keeps its files, when there is no REDIS_URL."""
+
+    @property
+    def store_url(self) -> str | None:
+        """REDIS_URL, with what the other settings say of its TLS."""
+        verify = self.redis_tls_verify == "full"
+        return None if self.redis_url is None else redisurl.with_tls(self.redis_url, self.redis_ca, verify=verify)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed and may hurt, a line for each, to be told at each start."""
+        return tuple(_warnings(self))
 
     @classmethod
     def names(cls) -> dict[str, Any]:
@@ -289,6 +310,14 @@ def _unusable(source: Mapping[str, str]) -> Iterator[str]:
         yield "PROMETHEUS_MULTIPROC_DIR: must name a folder that can be written to"
 
 
+def _warnings(config: Config) -> Iterator[str]:
+    if config.store_url is not None and not redisurl.read(config.store_url).verified:
+        yield (
+            "The certificate of the store is not checked: whoever is on the way to it can read and change everything. "
+            "Set EVENTPOLL_REDIS_CA instead, where the store's authority is known"
+        )
+
+
 def _contradictions(config: Config) -> Iterator[str]:
     wanted = {"obie": "PS256", "wso2": "RS256"}.get(config.set_profile)
     keys = config.signing_keys.keys if config.signing_keys else []
@@ -296,6 +325,15 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f"EVENTPOLL_SET_PROFILE: {config.set_profile} wants an RSA key that may sign with {wanted}"
     if config.wait_replicas and config.redis_url is None:
         yield "EVENTPOLL_WAIT_REPLICAS: the embedded store has no replicas; set REDIS_URL"
+    if config.redis_url is not None and config.redis_ca is not None:
+        if config.redis_tls_verify == "none":
+            yield "EVENTPOLL_REDIS_CA and EVENTPOLL_REDIS_TLS_VERIFY=none: set one of them"
+        elif not redisurl.read(config.redis_url).tls:
+            yield "EVENTPOLL_REDIS_CA: REDIS_URL does not begin with rediss, so there is no certificate to check"
+    try:
+        redisurl.read(config.store_url or "redis://embedded")
+    except redisurl.BadUrl as error:
+        yield f"REDIS_URL, with EVENTPOLL_REDIS_CA and EVENTPOLL_REDIS_TLS_VERIFY: {error}"
     token = (config.token_issuer, config.token_audience, config.token_jwks)
     if any(token) and not all(token):
         yield "EVENTPOLL_TOKEN_ISSUER, EVENTPOLL_TOKEN_AUDIENCE and EVENTPOLL_TOKEN_JWKS: set all three or none"

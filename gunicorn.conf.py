@@ -8,6 +8,7 @@ import atexit  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import shutil  # noqa: E402
+import socket  # noqa: E402
 import sys  # noqa: E402
 import uuid  # noqa: E402
 from http import HTTPStatus  # noqa: E402
@@ -56,6 +57,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def timeout_ctx(self) -> Any:
         """The wait for a next request on a connection; no longer than a moment once the worker is to end."""
         return Idle(self.idle, self.cfg.keepalive if self.alive else LAST_SECONDS)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve a connection; its peer is known by the address that it has, whatever socket it came by."""
+        super().handle(listener, client, unmapped(addr))
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """A client that sends or takes nothing for so long is let go; it holds a connection meanwhile, no worker."""
@@ -128,6 +133,24 @@ class Idle:
             self.greenlet.throw(self.timeout)
 
 
+def unmapped(addr: Any) -> Any:
+    """What accept() returns, with the IPv4 address of a peer who speaks IPv4 to a socket for IPv6: without ::ffff:."""
+    if isinstance(addr, tuple) and addr[0].startswith("::ffff:") and "." in addr[0]:
+        return addr[0].removeprefix("::ffff:"), addr[1]
+    return addr
+
+
+def everywhere(port: int) -> list[str]:
+    """All addresses of this machine, as gunicorn binds them. One socket is for both protocols as a rule."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            apart = probe.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            probe.bind(("::", 0))
+    except OSError:  # there is no IPv6 here
+        return [f"0.0.0.0:{port}"]
+    return [f"[::]:{port}", f"0.0.0.0:{port}"] if apart else [f"[::]:{port}"]
+
+
 def ssl_context(config: Any, default: Any) -> Any:
     """For TLS of our own: a client that does not finish its handshake is let go as well."""
     context = default()
@@ -165,6 +188,8 @@ def when_ready(server: Any) -> None:
     from eventpoll.failures import Unavailable
     from eventpoll.service import Service
 
+    for warning in settings.warnings:
+        server.log.warning("%s", warning)
     store = Service.build(settings).transmitter.store
     try:
         server.log.info("%s", store.describe())
@@ -173,7 +198,7 @@ def when_ready(server: Any) -> None:
     store.redis.close()
 
 
-bind = f"0.0.0.0:{settings.port}"
+bind = everywhere(settings.port)
 workers = settings.web_concurrency
 worker_class = Worker
 worker_connections = settings.max_held_polls_per_worker + 1000

@@ -13,8 +13,10 @@ from limits import RateLimitItemPerMinute
 
 from bench.servers import free_port
 from config import Config, ConfigError
+from tests.certificates import Certificate
 from tests.conftest import ROOT
 
+AUTHORITY = Certificate("Authority")
 RSA_KEY = RSAKey.generate_key(2048, {"kid": "rsa"})
 PRIVATE = json.dumps({"keys": [RSA_KEY.as_dict(private=True)]})
 PUBLIC = json.dumps({"keys": [RSA_KEY.as_dict(private=False)]})
@@ -38,6 +40,8 @@ GOOD = [
     ("REDIS_URL", "redis://127.0.0.1:6379/0", "redis_url", "redis://127.0.0.1:6379/0"),
     ("REDIS_URL", "rediss://user:p%2Fw@redis.example:6380/1", "redis_url", "rediss://user:p%2Fw@redis.example:6380/1"),
     ("REDIS_URL", "unix:///run/redis.sock?db=1", "redis_url", "unix:///run/redis.sock?db=1"),
+    ("EVENTPOLL_REDIS_CA", AUTHORITY.pem.strip(), "redis_ca", AUTHORITY.pem.strip()),
+    ("EVENTPOLL_REDIS_TLS_VERIFY", "none", "redis_tls_verify", "none"),
     ("PORT", "65535", "port", 65535),
     ("WEB_CONCURRENCY", "3", "web_concurrency", 3),
     ("EVENTPOLL_ISSUER", "https://bank.example", "issuer", "https://bank.example"),
@@ -82,6 +86,10 @@ BAD = [
     ("REDIS_URL", "redis://host:no-port"),
     ("REDIS_URL", "redis://"),
     ("REDIS_URL", "redis://[::1"),
+    ("EVENTPOLL_REDIS_CA", "/nowhere/ca.pem"),
+    ("EVENTPOLL_REDIS_CA", __file__),
+    ("EVENTPOLL_REDIS_CA", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----"),
+    ("EVENTPOLL_REDIS_TLS_VERIFY", "no"),
     ("PORT", "0"),
     ("PORT", "65536"),
     ("PORT", "http"),
@@ -140,6 +148,8 @@ BAD = [
 
 DEFAULTS = {
     "redis_url": None,
+    "redis_ca": None,
+    "redis_tls_verify": "full",
     "port": 8000,
     "web_concurrency": os.cpu_count() or 1,
     "bank_username": None,
@@ -213,6 +223,42 @@ def test_replicas_are_waited_for_where_there_may_be_some() -> None:
     assert Config.from_environ(given).wait_replicas == 2
     (mistake,) = mistakes(EVENTPOLL_WAIT_REPLICAS="2")
     assert "no replicas" in mistake
+
+
+def test_what_is_said_of_the_stores_tls_is_said_once() -> None:
+    """In REDIS_URL or in settings; and not where there is no TLS, as someone would believe that there is."""
+    url, pem = "rediss://store", AUTHORITY.pem
+    assert Config.from_environ({"REDIS_URL": url}).store_url == url
+    assert mistakes(REDIS_URL=f"{url}?ssl_ca_data=x", EVENTPOLL_REDIS_CA=pem)
+    (mistake,) = mistakes(REDIS_URL=f"{url}?ssl_cert_reqs=required", EVENTPOLL_REDIS_TLS_VERIFY="none")
+    assert "ssl_cert_reqs twice" in mistake
+    assert mistakes(REDIS_URL=url, EVENTPOLL_REDIS_CA=pem, EVENTPOLL_REDIS_TLS_VERIFY="none") == [
+        "EVENTPOLL_REDIS_CA and EVENTPOLL_REDIS_TLS_VERIFY=none: set one of them"
+    ]
+    (mistake,) = mistakes(REDIS_URL="redis://store", EVENTPOLL_REDIS_CA=pem)
+    assert mistake.startswith("EVENTPOLL_REDIS_CA: REDIS_URL does not begin with rediss")
+    plain = {"REDIS_URL": "redis://store", "EVENTPOLL_REDIS_TLS_VERIFY": "none"}
+    assert Config.from_environ(plain).store_url == "redis://store"
+    assert Config.from_environ({"EVENTPOLL_REDIS_CA": pem}).store_url is None
+
+
+@pytest.mark.parametrize(
+    ("url", "verify", "warned"),
+    [
+        ("rediss://store", "none", True),
+        ("rediss+cluster://store", "none", True),
+        ("rediss://store?ssl_cert_reqs=none", "", True),
+        ("rediss://store?ssl_check_hostname=false", "", True),
+        ("rediss://store", "full", False),
+        ("redis://store", "none", False),
+        ("", "none", False),
+    ],
+)
+def test_a_certificate_that_is_not_checked_is_warned_of(url: str, verify: str, warned: bool) -> None:
+    """However it came to be so."""
+    config = Config.from_environ({"REDIS_URL": url, "EVENTPOLL_REDIS_TLS_VERIFY": verify})
+    assert bool(config.warnings) == warned
+    assert all("certificate of the store is not checked" in warning for warning in config.warnings)
 
 
 def test_every_variable_has_its_rows_here() -> None:

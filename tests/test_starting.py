@@ -1,5 +1,7 @@
 """Ways to start the service, and what a start that fails leaves behind."""
 
+import http.client
+import json
 import os
 import signal
 import socket
@@ -13,7 +15,10 @@ import pytest
 import redis
 
 from bench.servers import free_port
+from tests import issuer
 from tests.conftest import BANK, ROOT, RedisServer, Reply, Server, wait_for
+from tests.issuer import bearer, token
+from tests.test_certificates import TPP
 from tests.test_metrics import read, value
 
 GUNICORN = ("gunicorn", "--config", str(ROOT / "gunicorn.conf.py"), "--pythonpath", str(ROOT))
@@ -113,3 +118,61 @@ def test_an_end_leaves_nothing_behind(
     assert counts.is_dir()
     server.stop(how)
     assert not list(tmp_path.glob("eventpoll-*"))
+
+
+# -- where it listens --------------------------------------------------------------------------------------------
+
+
+def asked(server: Server, host: str) -> str:
+    """The address by which the request log knows who asks `host`; with a certificate's header, as a proxy would."""
+    token_and_proof = {**bearer(token("tpp", **TPP.bound)), "Client-Cert": TPP.rfc9440()}
+    connection = http.client.HTTPConnection(host, server.port, timeout=20)
+    headers = {"Content-Type": "application/json", **token_and_proof}
+    connection.request("POST", "/events", '{"returnImmediately":true}', headers)
+    assert connection.getresponse().status == 200
+    connection.close()
+    lines = [line for line in server.log.read_text().splitlines() if line.startswith("{")]
+    return str(json.loads(lines[-1])["address"])
+
+
+def test_it_listens_on_all_addresses_and_knows_callers_by_theirs(
+    serve: Callable[..., Server], redis_server: RedisServer
+) -> None:
+    """Issue 13, 22: IPv6 too. Who comes by IPv4 has its IPv4 address, for the log and as a trusted proxy."""
+    server = serve(
+        REDIS_URL=redis_server.url,
+        EVENTPOLL_LOG="json",
+        EVENTPOLL_CLIENT_CERT_HEADER="Client-Cert",
+        EVENTPOLL_TRUSTED_PROXIES="127.0.0.1 ::1",
+        **issuer.settings(),
+    )
+    assert [asked(server, host) for host in ("127.0.0.1", "::1", "127.0.0.1")] == ["127.0.0.1", "::1", "127.0.0.1"]
+    server.raw(b"nonsense\r\n\r\n")
+    assert "Unreadable request from 127.0.0.1" in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("system", "bound"),
+    [
+        ("pass", ["[::]:8000"]),
+        ("socket.socket = refused", ["0.0.0.0:8000"]),
+        ("socket.socket.bind = refused", ["0.0.0.0:8000"]),
+        ("socket.socket.getsockopt = lambda *_: 1", ["[::]:8000", "0.0.0.0:8000"]),
+    ],
+    ids=["both in one", "no IPv6", "IPv6 turned off", "each by itself"],
+)
+def test_it_binds_what_the_system_has(system: str, bound: list[str], tmp_path: Path) -> None:
+    """A kernel without IPv6, one in which it is turned off, and one with net.ipv6.bindv6only."""
+    script = f"""
+from gevent import monkey
+monkey.patch_all()
+import runpy, socket
+def refused(*_):
+    raise OSError("Address family not supported by protocol")
+conf = runpy.run_path({str(ROOT / "gunicorn.conf.py")!r})
+assert conf["bind"] != [], conf["bind"]
+{system}
+print(*conf["everywhere"](8000))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.stdout.split() == bound, done.stderr
