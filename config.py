@@ -6,8 +6,9 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,13 @@ ON_ERROR = ("park", "redeliver")
 TOKEN_SCOPES = ("accounts", "payments", "fundsconfirmations", "eventpolling")
 TOKEN_ALGORITHMS = ("PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "RS256", "RS384", "RS512")
 SIGNING_ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ("EdDSA",)}
+
+
+PREFIX = "EVENTPOLL_"
+KUBERNETES = re.compile(
+    r"EVENTPOLL(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+"""What Kubernetes sets in every pod for a Service named eventpoll, as deploy/kubernetes.yaml has it."""
 
 
 class ConfigError(Exception):
@@ -240,6 +248,8 @@ class Config:
     log: str = setting("EVENTPOLL_LOG", "none", _one_of("none", "json"))
     data_dir: Path = Path(".data")
     """Where the embedded store keeps its files, when there is no REDIS_URL."""
+    misspelt: tuple[str, ...] = ()
+    """What is said of variables that look like settings and are none."""
 
     @property
     def store_url(self) -> str | None:
@@ -281,7 +291,7 @@ class Config:
         mistakes += _unusable(source)
         if mistakes:
             raise ConfigError(mistakes)
-        return cls(**values)
+        return cls(**values, misspelt=tuple(_misspelt([*source, *(over or {})])))
 
 
 def _text(name: str, source: Mapping[str, str]) -> str | None:
@@ -310,7 +320,22 @@ def _unusable(source: Mapping[str, str]) -> Iterator[str]:
         yield "PROMETHEUS_MULTIPROC_DIR: must name a folder that can be written to"
 
 
+def _misspelt(names: Iterable[str]) -> Iterator[str]:
+    ours = [name + end for name in Config.names() for end in ("", "_FILE")]
+    tails = [name.removeprefix(PREFIX) for name in ours if name.startswith(PREFIX)]
+    for name in sorted(set(names) - set(ours)):
+        near: list[str] = []
+        if looks_ours := name.startswith(PREFIX) and not KUBERNETES.fullmatch(name):
+            near = get_close_matches(name.removeprefix(PREFIX).upper(), tails, 1, 0.7)
+        elif name.upper().startswith("EV"):  # the prefix itself may be misspelt
+            near = get_close_matches(name.upper(), [PREFIX + tail for tail in tails], 1, 0.9)
+        if near or looks_ours:
+            meant = f": is {PREFIX}{near[0].removeprefix(PREFIX)} meant?" if near else ""
+            yield f"{name!a} is no setting, and nothing reads it{meant}"
+
+
 def _warnings(config: Config) -> Iterator[str]:
+    yield from config.misspelt
     if config.store_url is not None and not redisurl.read(config.store_url).verified:
         yield (
             "The certificate of the store is not checked: whoever is on the way to it can read and change everything. "

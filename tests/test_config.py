@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -259,6 +260,70 @@ def test_a_certificate_that_is_not_checked_is_warned_of(url: str, verify: str, w
     config = Config.from_environ({"REDIS_URL": url, "EVENTPOLL_REDIS_TLS_VERIFY": verify})
     assert bool(config.warnings) == warned
     assert all("certificate of the store is not checked" in warning for warning in config.warnings)
+
+
+MISSPELT = [
+    ("EVENTPOLL_ISUER", "EVENTPOLL_ISSUER"),
+    ("EVENTPOLL_BANK_PASWORD_FILE", "EVENTPOLL_BANK_PASSWORD_FILE"),
+    ("EVENTPOLL_LONG_POLL_SECS", "EVENTPOLL_LONG_POLL_SECONDS"),
+    ("EVENTPOLL_MAX_EVENT", "EVENTPOLL_MAX_EVENTS"),
+    ("EVENTPOLL_max_events", "EVENTPOLL_MAX_EVENTS"),
+    ("eventpoll_issuer", "EVENTPOLL_ISSUER"),
+    ("EVENTPOL_ISSUER", "EVENTPOLL_ISSUER"),
+    ("EVENT_POLL_BANK_USERNAME", "EVENTPOLL_BANK_USERNAME"),
+    ("EVENTPOLL_COLOUR_OF_THE_SKY", ""),
+    ("EVENTPOLL_", ""),
+    ("EVENTPOLL_\x1b[31m", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "meant"), MISSPELT)
+def test_a_misspelt_name_is_warned_of_with_the_nearest(name: str, meant: str) -> None:
+    """Issue 13, 23. A warning, not a mistake: the next version may know it, or the last one did."""
+    for config in (Config.from_environ({name: "x"}), Config.from_environ({}, {name: "x"})):
+        (warning,) = config.warnings
+        assert ascii(name) in warning
+        assert warning.isprintable()
+        assert warning.endswith(f": is {meant} meant?" if meant else "nothing reads it")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *Config.names(),
+        *(f"{name}_FILE" for name in Config.names()),
+        "EVENTPOLL_SERVICE_HOST",
+        "EVENTPOLL_SERVICE_PORT_HTTP",
+        "EVENTPOLL_PORT",
+        "EVENTPOLL_PORT_80_TCP",
+        "EVENTPOLL_PORT_80_TCP_ADDR",
+        "EVENTPOLL_WEB_SERVICE_PORT",
+        "PATH",
+        "PORTS",
+        "REDIS_TLS_URL",
+        "EVENTS",
+    ],
+)
+def test_what_is_a_setting_or_somebody_elses_is_not_warned_of(name: str) -> None:
+    """Kubernetes sets EVENTPOLL_PORT and its like in every pod, for the Service that deploy/kubernetes.yaml makes."""
+    assert Config.from_environ({name: ""}).warnings == ()
+
+
+def test_what_the_table_says_of_values_is_enforced() -> None:
+    """Issue 13, 23: "at most" in docs/operations.md is a mistake beyond; "https" and a length are for check to say."""
+    table = (
+        (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").partition("## Settings")[2].partition("\n## ")[0]
+    )
+    rows = dict(re.findall(r"^\| `([A-Z0-9_]+)` \|[^|]*\|(.*)\|$", table, re.M))
+    assert set(rows) == set(Config.names())
+    bounded = {name: int(found[1]) for name, row in rows.items() if (found := re.search(r"at most ([0-9]+)", row))}
+    assert bounded
+    for name, most in bounded.items():
+        values = {"REDIS_URL": "redis://store", name: str(most)}
+        assert getattr(Config.from_environ(values), Config.names()[name].name) == most
+        assert mistakes(**{**values, name: str(most + 1)})
+    for name in ("EVENTPOLL_BANK_PASSWORD", "EVENTPOLL_ISSUER"):
+        assert "`check` warns" in rows[name]
 
 
 def test_every_variable_has_its_rows_here() -> None:

@@ -176,3 +176,18 @@ print(*conf["everywhere"](8000))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.stdout.split() == bound, done.stderr
+
+
+# -- what is said at a start -------------------------------------------------------------------------------------
+
+
+def test_each_start_warns_of_a_misspelt_name(
+    serve: Callable[..., Server], own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Issue 13, 23: it was accepted in silence. The web process says it once, not once a worker; so does the worker."""
+    environ = {"REDIS_URL": own_redis.url, "EVENTPOLL_ISUER": "https://bank.example"}
+    log = serve(workers=2, **environ).log.read_text()
+    assert log.count("is EVENTPOLL_ISSUER meant?") == 1
+    worker = run(tmp_path / "run", "flask", "eventpoll", "worker", "--once", **environ)
+    assert worker.stderr.count("is EVENTPOLL_ISSUER meant?") == 1
+    assert "meant?" not in run(tmp_path / "run", "flask", "eventpoll", "streams", **environ).stderr
