@@ -4,12 +4,13 @@ from gevent import monkey
 
 monkey.patch_all()  # before anything that opens sockets is imported
 
+import atexit  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
 import shutil  # noqa: E402
+import socket  # noqa: E402
 import sys  # noqa: E402
-import tempfile  # noqa: E402
 import uuid  # noqa: E402
 from http import HTTPStatus  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -21,7 +22,7 @@ from gunicorn.http import errors  # noqa: E402
 from gunicorn.workers.ggevent import GeventWorker  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
-from config import Config, ConfigError  # noqa: E402
+from config import Config, ConfigError, counts_folder  # noqa: E402
 from connections import Addresses, Connection, TooMany, address_of  # noqa: E402
 
 try:
@@ -69,7 +70,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         return Idle(self.idle, self.cfg.keepalive if self.alive else LAST_SECONDS)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serve a connection, from its first request to its end, unless its address has too many."""
+        """Serve a connection, from its first request to its end, unless its address has too many.
+
+        The peer is known by the address that it has, whatever socket it came by.
+        """
+        addr = unmapped(addr)
         try:
             with addresses.one_more(addr):
                 connection = Connection(client, settings.request_seconds)
@@ -153,6 +158,24 @@ class Idle:
             self.greenlet.throw(self.timeout)
 
 
+def unmapped(addr: Any) -> Any:
+    """What accept() returns, with the IPv4 address of a peer who speaks IPv4 to a socket for IPv6: without ::ffff:."""
+    if isinstance(addr, tuple) and addr[0].startswith("::ffff:") and "." in addr[0]:
+        return addr[0].removeprefix("::ffff:"), addr[1]
+    return addr
+
+
+def everywhere(port: int) -> list[str]:
+    """All addresses of this machine, as gunicorn binds them. One socket is for both protocols as a rule."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            apart = probe.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            probe.bind(("::", 0))
+    except OSError:  # there is no IPv6 here
+        return [f"0.0.0.0:{port}"]
+    return [f"[::]:{port}", f"0.0.0.0:{port}"] if apart else [f"[::]:{port}"]
+
+
 def ssl_context(config: Any, default: Any) -> Any:
     """For TLS of our own: the limits of time and of connections hold for the handshake as well."""
     context = default()
@@ -182,12 +205,6 @@ def is_proxy(address: str) -> bool:
 addresses = Addresses(settings.max_connections_per_address, is_proxy)
 
 
-def on_starting(server: Any) -> None:
-    """Make the directory in which all workers count their polls, for this user alone."""
-    shutil.rmtree(COUNTS, ignore_errors=True)  # of a process that had our number, and was killed
-    COUNTS.mkdir(mode=0o700)
-
-
 def child_exit(server: Any, worker: Any) -> None:
     """A worker that ends, however it does, holds no more polls; what it counted stays."""
     from prometheus_client.multiprocess import mark_process_dead
@@ -195,16 +212,25 @@ def child_exit(server: Any, worker: Any) -> None:
     mark_process_dead(worker.pid, str(COUNTS))  # type: ignore[no-untyped-call]
 
 
-def on_exit(server: Any) -> None:
-    """Take the counts away."""
-    shutil.rmtree(COUNTS, ignore_errors=True)
+def make_counts() -> None:
+    """Make the directory in which all workers count their polls, for this user alone, until the master ends.
+
+    A start that fails earlier, as the port is in use, leaves nothing behind.
+    """
+    shutil.rmtree(COUNTS, ignore_errors=True)  # of a process that had our number, and was killed
+    COUNTS.mkdir(mode=0o700)
+    master = os.getpid()
+    atexit.register(lambda: shutil.rmtree(COUNTS, ignore_errors=True) if os.getpid() == master else None)
 
 
 def when_ready(server: Any) -> None:
     """Say where SETs are kept. The embedded store is started here, and stays as long as the master does."""
+    make_counts()
     from eventpoll.failures import Unavailable
     from eventpoll.service import Service
 
+    for warning in settings.warnings:
+        server.log.warning("%s", warning)
     store = Service.build(settings).transmitter.store
     try:
         server.log.info("%s", store.describe())
@@ -213,7 +239,7 @@ def when_ready(server: Any) -> None:
     store.redis.close()
 
 
-bind = f"0.0.0.0:{settings.port}"
+bind = everywhere(settings.port)
 workers = settings.web_concurrency
 worker_class = Worker
 worker_connections = settings.max_held_polls_per_worker + 1000
@@ -225,7 +251,7 @@ sendfile = False  # it would go past Connection
 keepalive = 75  # longer than the usual proxy keeps its side open
 accesslog = None
 control_socket_disable = True
-COUNTS = Path(tempfile.gettempdir()) / f"eventpoll-{os.getuid()}-{os.getpid()}"
+COUNTS = counts_folder()
 raw_env = [f"PROMETHEUS_MULTIPROC_DIR={COUNTS}"]  # where prometheus_client looks, before it is first imported
 
 # WSO2 spells its header x-wso2-client_id, and gunicorn drops names with an underscore unless told. Let through from

@@ -11,8 +11,7 @@ The layers, each importing only from those below:
            intake: the inbox; commands, circuit, roundtrip, connection, embedded: the way there; keys
 """
 
-__version__ = "0.1.0"
-
+import logging
 from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask
@@ -25,6 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "init_app"]
 
+__version__ = "0.1.0"
+
+log = logging.getLogger(__name__)
+
 
 def init_app(app: Flask, config: "Config | None" = None) -> None:
     """Mount eventpoll in a Flask application, its own or a bank's.
@@ -36,6 +39,8 @@ def init_app(app: Flask, config: "Config | None" = None) -> None:
         from config import Config
 
         config = Config.from_environ(over=app.config)
+        for warning in config.warnings:
+            log.warning("%s", warning)
     service = Service.build(config)
     app.extensions["eventpoll"] = service
     root = Blueprint("eventpoll", __name__, cli_group="eventpoll")

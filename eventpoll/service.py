@@ -31,6 +31,8 @@ class Service:
     door: Door
     profiles: list[Profile]
     rate: Rate | None = None
+    warnings: tuple[str, ...] = ()
+    """What the settings allow and may hurt."""
 
     def prove(self, caller: Caller, request: Request) -> None:
         """Raises Refused (401) unless the secret that the caller showed is right."""
@@ -53,7 +55,7 @@ class Service:
             wait_replicas=config.wait_replicas,
             wait=config.wait_replicas_ms / 1000,
         )
-        store = Store.open(config.redis_url, config.data_dir, rules)
+        store = Store.open(config.store_url, config.data_dir, rules)
         transmitter = Transmitter(
             store,
             Waiting(store.subscribe, config.max_held_polls, config.max_held_polls_per_worker),
@@ -63,7 +65,7 @@ class Service:
             config.push_jwks,
         )
         rate = Rate(config.poll_rate, store) if config.poll_rate else None
-        return cls(transmitter, _door(config), all_profiles(config.wso2_empty_status), rate)
+        return cls(transmitter, _door(config), all_profiles(config.wso2_empty_status), rate, config.warnings)
 
 
 def _door(config: "Config") -> Door:

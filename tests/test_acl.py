@@ -147,14 +147,14 @@ def heartbeat(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store.redis.close()
 
 
-def push_set(url: str, tpp: str) -> None:
+def push_set(url: str, tpp: str, **more: str) -> None:
     """A SET, from a shell of the bank's."""
     done = subprocess.run(
         [str(ROOT / "bank" / "push-set"), tpp],
         input=set_of("shell"),
         capture_output=True,
         text=True,
-        env={"PATH": os.environ["PATH"], "REDIS_URL": url},
+        env={"PATH": os.environ["PATH"], "REDIS_URL": url, **more},
         timeout=60,
     )
     assert done.stdout == "shell: queued\n", done.stderr

@@ -185,6 +185,7 @@ def test_a_store_that_is_away_is_an_error(run: Check) -> None:
         ({"EVENTPOLL_ISSUER": ""}, "error", "EVENTPOLL_ISSUER is not set"),
         ({"EVENTPOLL_ISSUER": "http://bank.example"}, "warning", "is no https URL"),
         ({"EVENTPOLL_BANK_USERNAME": "", "EVENTPOLL_BANK_PASSWORD": ""}, "warning", "EVENTPOLL_BANK_USERNAME"),
+        ({"EVENTPOLL_MAX_EVENT": "5"}, "warning", "is EVENTPOLL_MAX_EVENTS meant?"),
         ({"EVENTPOLL_BANK_PASSWORD": "short"}, "warning", "EVENTPOLL_BANK_PASSWORD is short"),
         ({"EVENTPOLL_BANK_PASSWORD": "23 characters are short"}, "warning", "EVENTPOLL_BANK_PASSWORD is short"),
     ],
