@@ -23,6 +23,14 @@ LONG = "a password that is long enough"
 Check = Callable[..., Result]
 
 
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that waits for its disk, as a bank's does."""
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture
 def run(environ: dict[str, str]) -> Check:
     """Run the check against a URL, with settings of the test's own; an empty one takes a setting away."""
