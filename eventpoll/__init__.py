@@ -8,13 +8,17 @@ The rooms, from the top; imports go down only (tests/promises/test_shape.py):
 What the service consists of is imported in the functions: who wants the settings alone imports no more.
 """
 
-__version__ = "0.1.0"
+import logging
 
 from flask import Blueprint, Flask
 
 from eventpoll.settings import Config
 
 __all__ = ["__version__", "init_app"]
+
+__version__ = "0.1.0"
+
+log = logging.getLogger(__name__)
 
 
 def init_app(app: Flask, config: Config | None = None) -> None:
@@ -32,6 +36,8 @@ def init_app(app: Flask, config: Config | None = None) -> None:
 
     if config is None:
         config = Config.from_environ(over=app.config)
+        for warning in config.warnings:
+            log.warning("%s", warning)
     service = Service.build(config, all_profiles(config.wso2_empty_status))
     app.extensions["eventpoll"] = service
     root = Blueprint("eventpoll", __name__, cli_group="eventpoll")

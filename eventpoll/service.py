@@ -29,6 +29,8 @@ class Service:
     """The ways of speaking (profiles.Profile), which the service hands on and does not know."""
 
     rate: Rate | None = None
+    warnings: tuple[str, ...] = ()
+    """Settings that are allowed, and may hurt."""
 
     @classmethod
     def build(cls, config: Config, profiles: Sequence[Any] = ()) -> "Service":
@@ -42,7 +44,7 @@ class Service:
             wait_replicas=config.wait_replicas,
             wait=config.wait_replicas_ms / 1000,
         )
-        store = Store.open(config.redis_url, config.data_dir, rules, fast_path=bool(config.fast_paths))
+        store = Store.open(config.store_url, config.data_dir, rules, fast_path=bool(config.fast_paths))
         transmitter = Transmitter(
             store,
             Waiting(store.subscribe, config.max_held_polls, config.max_held_polls_per_worker),
@@ -52,7 +54,7 @@ class Service:
             config.push_jwks,
         )
         rate = Rate(config.poll_rate, store) if config.poll_rate else None
-        return cls(transmitter, _door(config, store), profiles, rate)
+        return cls(transmitter, _door(config, store), profiles, rate, config.warnings)
 
 
 def _door(config: Config, store: Store) -> Door:

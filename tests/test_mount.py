@@ -193,3 +193,14 @@ def test_a_mounted_service_polls_from_a_real_store(redis_server: RedisServer) ->
     held = client.post("/events", json={"ack": ["j"]}, headers={"Authorization": basic("tpp", secret)})
     assert held.get_json() == {"sets": {}, "moreAvailable": False}
     assert client.delete("/streams/tpp?force=true", headers=AS_BANK).status_code == 204
+
+
+def test_a_bank_that_mounts_it_is_warned_of_a_misspelt_name(caplog: pytest.LogCaptureFixture) -> None:
+    """In the environment or in app.config: the application's log says so once, as gunicorn's does."""
+    mine = Flask("bank")
+    mine.config.update(EVENTPOLL_MAX_EVENT=5, EVENTPOLL_LONG_POLL_SECONDS=0)
+    with caplog.at_level("WARNING", "eventpoll"):
+        eventpoll.init_app(mine)
+    assert [record.getMessage() for record in caplog.records] == [
+        "'EVENTPOLL_MAX_EVENT' is no setting, and nothing reads it: is EVENTPOLL_MAX_EVENTS meant?"
+    ]

@@ -37,6 +37,8 @@ from eventpoll.web.body import want_json_answer, want_type
 from harness.redis_servers import RedisServer
 from harness.sets import set_of
 
+pytestmark = pytest.mark.no_cover  # tracing Hypothesis takes longer than the tests do
+
 SETTINGS = settings(derandomize=True, max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 
 PROFILES = all_profiles()
