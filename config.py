@@ -8,7 +8,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ ED25519 = ("EdDSA", "Ed25519")
 RSA_BITS = 2048
 SIGNING_ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ED25519}
 
+
+ROUTERS = {"DYNO": ("Heroku's router", 30), "WEBSITE_SITE_NAME": ("Azure's load balancer", 230)}
+"""Variables by which a platform is known: what ends a request that has no answer yet, and after how many seconds."""
 
 PREFIX = "EVENTPOLL_"
 KUBERNETES = re.compile(
@@ -268,7 +271,7 @@ class Config:
     number_of_sets_to_return: int = setting("EVENTPOLL_NUMBER_OF_SETS_TO_RETURN", 100, _whole(1, 100_000))
     max_events: int = setting("EVENTPOLL_MAX_EVENTS", 1000, _whole(1, 100_000))
     max_acks: int = setting("EVENTPOLL_MAX_ACKS", 10_000, _whole(1, 100_000))
-    long_poll_seconds: float = setting("EVENTPOLL_LONG_POLL_SECONDS", 25.0, _decimal(0, 28))
+    long_poll_seconds: float = setting("EVENTPOLL_LONG_POLL_SECONDS", 25.0, _decimal(0, 600))
     max_held_polls: int = setting("EVENTPOLL_MAX_HELD_POLLS", 20, _whole(1, 100_000))
     max_held_polls_per_worker: int = setting("EVENTPOLL_MAX_HELD_POLLS_PER_WORKER", 10_000, _whole(1, 100_000))
     redeliver_after: float = setting("EVENTPOLL_REDELIVER_AFTER", 0.0, _decimal(0, 31_536_000))
@@ -303,8 +306,8 @@ class Config:
     log: str = setting("EVENTPOLL_LOG", "none", _one_of("none", "json"))
     data_dir: Path = Path(".data")
     """Where the embedded store keeps its files, when there is no REDIS_URL."""
-    misspelt: tuple[str, ...] = ()
-    """What is said of variables that look like settings and are none."""
+    noticed: tuple[str, ...] = ()
+    """What may hurt in the environment beside the settings."""
 
     @property
     def store_url(self) -> str | None:
@@ -346,7 +349,8 @@ class Config:
         mistakes += _unusable(source)
         if mistakes:
             raise ConfigError(mistakes)
-        return cls(**values, misspelt=tuple(_misspelt([*source, *(over or {})])))
+        config = cls(**values)
+        return replace(config, noticed=(*_misspelt([*source, *(over or {})]), *_cut_short(config, source)))
 
 
 def _text(name: str, source: Mapping[str, str]) -> str | None:
@@ -389,8 +393,17 @@ def _misspelt(names: Iterable[str]) -> Iterator[str]:
             yield f"{name!a} is no setting, and nothing reads it{meant}"
 
 
+def _cut_short(config: Config, source: Mapping[str, str]) -> Iterator[str]:
+    for name, (router, seconds) in ROUTERS.items():
+        if source.get(name) and config.long_poll_seconds > seconds - 2:
+            yield (
+                f"EVENTPOLL_LONG_POLL_SECONDS is {config.long_poll_seconds:g}, and {router} ends a request after "
+                f"{seconds} s: TPPs get its error instead of an answer. Take {seconds - 2} or less"
+            )
+
+
 def _warnings(config: Config) -> Iterator[str]:
-    yield from config.misspelt
+    yield from config.noticed
     if config.store_url is not None and not redisurl.read(config.store_url).verified:
         yield (
             "The certificate of the store is not checked: whoever is on the way to it can read and change everything. "
