@@ -69,7 +69,8 @@ for _, key in ipairs({keys[10], keys[11]}) do
     redis.call('HSET', key, found[i], earlier(ended, millis) .. ' ' .. earlier(order, micros) .. rest)
   end
 end
-for field, by in pairs({last_order = micros, settled_since = millis, old_secret_until = millis, old_secret_since = millis, polled_at = millis,
+for field, by in pairs({last_order = micros, settled_since = millis, old_secret_until = millis,
+    old_secret_since = millis, polled_at = millis,
     pushed_at = millis, created_at = millis}) do
   local moment = redis.call('HGET', keys[1], field)
   if moment then redis.call('HSET', keys[1], field, earlier(moment, by)) end

@@ -45,7 +45,8 @@ local profile, families, acks = ARGV[10], ARGV[11], tonumber(ARGV[12])
 local PAGE = 100    -- SETs read at a time
 local ROOM = 8388608   -- bytes of SETs in one answer: what goes over it waits for the next, but for the first SET
 local CHUNK = 500   -- values for one unpack: Lua's stack holds some 8 000
-local TRAIL, ENDED = 100, 32   -- the last so many happenings of a SET are kept; of one that was acknowledged fewer
+local TRAIL = 100   -- the last so many happenings of a SET are kept
+local ENDED = 32    -- of one that was acknowledged
 local LANE = 2251799813685248   -- 2^51: a family is a lane of its own in pending and in leases, so far apart
 
 local time = redis.call('TIME')
