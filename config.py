@@ -281,6 +281,7 @@ class Config:
     dedupe_seconds: float = setting("EVENTPOLL_DEDUPE_SECONDS", 86_400.0, _decimal(0, 31_536_000))
     wait_replicas: int = setting("EVENTPOLL_WAIT_REPLICAS", 0, _whole(0, 100))
     wait_replicas_ms: int = setting("EVENTPOLL_WAIT_REPLICAS_MS", 1000, _whole(1, 4000))
+    max_clock_skew_seconds: float = setting("EVENTPOLL_MAX_CLOCK_SKEW_SECONDS", 3600.0, _decimal(10, 31_536_000))
     wso2_empty_status: int = setting("EVENTPOLL_WSO2_EMPTY_STATUS", 200, lambda text: int(_one_of("200", "404")(text)))
     push_jwks: KeySet | None = setting("EVENTPOLL_PUSH_JWKS", None, _public_keys)
     obie_iss: str | None = setting("EVENTPOLL_OBIE_ISS", None, str)

@@ -8,7 +8,8 @@ The layers, each importing only from those below:
            auth, passwords, tokens, jwks, certificate, rates: who asks, and how often; requestlog; service: the whole
   service  transmitter: the rules; waiting: held polls; secevent: a SET; jsontext: JSON, read strictly
   store    store: one method for each Lua command; records, failures: what comes out of it; subscription: wake-ups;
-           intake: the inbox; commands, circuit, roundtrip, connection, embedded: the way there; keys
+           intake: the inbox; clock: how far its clock can be trusted;
+           commands, circuit, roundtrip, connection, embedded: the way there; keys
 """
 
 import logging
