@@ -2,7 +2,9 @@
 
 from flask import Blueprint, Response, jsonify
 
+from eventpoll.delivery.refusals import wrong_clock
 from eventpoll.service import Service
+from eventpoll.store.errors import WrongClock
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -16,8 +18,13 @@ def blueprint(service: Service) -> Blueprint:
 
     @bp.get("/readyz", provide_automatic_options=False)
     def readyz() -> Response:
-        """The store can be written to; else 503."""
-        service.transmitter.store.ping()
+        """The store can be written to, and its clock is near ours; else 503, which says how far it is."""
+        store = service.transmitter.store
+        store.ping()
+        try:
+            store.clock.check()
+        except WrongClock as error:
+            raise wrong_clock(str(error)) from None
         return jsonify(status="ready")
 
     return bp
