@@ -16,7 +16,8 @@ from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
 from gunicorn import util  # noqa: E402
-from gunicorn.http import errors  # noqa: E402
+from gunicorn.http import errors, parser  # noqa: E402
+from gunicorn.http.unreader import SocketUnreader  # noqa: E402
 from gunicorn.workers.ggevent import GeventWorker  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,6 +30,9 @@ except ConfigError as error:
 
 
 STALLED_SECONDS = 30.0
+
+TURN_BYTES = 8_192
+"""After so many bytes of a request, the others have their turn."""
 
 LAST_SECONDS = 1.0
 """How long a kept connection may still ask, once the worker is to end: the answer tells that it closes. One that is
@@ -44,6 +48,25 @@ UNREADABLE = {  # what of a request cannot be read: how it is told; the first th
     errors.ParseException: HTTPStatus.BAD_REQUEST,
     BaseException: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
+
+
+class Reader(SocketUnreader):  # type: ignore[misc]
+    """Reads what a client sends, and lets others have their turn in between. A read waits only while nothing is there:
+    without turns, a client that sends faster than its chunks are parsed has the whole worker to itself."""
+
+    taken = 0
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        if self.taken >= TURN_BYTES:
+            self.taken = 0
+            hub = gevent.get_hub()
+            hub.wait(hub.loop.timer(0))  # once round the loop: sleep(0) comes back before it looks at the connections
+        piece: bytes = super().chunk(size_hint)
+        self.taken += len(piece)
+        return piece
+
+
+parser.SocketUnreader = Reader
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
