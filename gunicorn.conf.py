@@ -18,7 +18,8 @@ from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
 from gunicorn import util  # noqa: E402
-from gunicorn.http import errors  # noqa: E402
+from gunicorn.http import errors, parser  # noqa: E402
+from gunicorn.http.unreader import SocketUnreader  # noqa: E402
 from gunicorn.workers.ggevent import GeventWorker  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,6 +31,9 @@ try:
 except ConfigError as error:
     sys.exit(str(error))
 
+
+TURN_BYTES = 8_192
+"""After so many bytes of a request, the others have their turn."""
 
 LAST_SECONDS = 1.0
 """How long a kept connection may still ask, once the worker is to end: the answer tells that it closes. One that is
@@ -56,6 +60,25 @@ PLAINLY: dict[type[BaseException], str] = {  # in more words than the phrase of 
     NoHost: "the request has no Host header: HTTP/1.1 wants one",
     TooMany: "too many connections from this address: close some, then try again",
 }
+
+
+class Reader(SocketUnreader):  # type: ignore[misc]
+    """Reads what a client sends, and lets others have their turn in between. A read waits only while nothing is there:
+    without turns, a client that sends faster than its chunks are parsed has the whole worker to itself."""
+
+    taken = 0
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        if self.taken >= TURN_BYTES:
+            self.taken = 0
+            hub = gevent.get_hub()
+            hub.wait(hub.loop.timer(0))  # once round the loop: sleep(0) comes back before it looks at the connections
+        piece: bytes = super().chunk(size_hint)
+        self.taken += len(piece)
+        return piece
+
+
+parser.SocketUnreader = Reader
 
 
 class Worker(GeventWorker):  # type: ignore[misc]

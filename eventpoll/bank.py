@@ -28,6 +28,7 @@ STREAM, SECRET = StreamSchema(), SecretSchema()
 BAD_RESOURCE = re.compile(r"[!@#$%&*()'+,./:;<=>?\[\]^_`{|}]")
 BATCH_LINES, BATCH_BYTES = 10_000, 16 * 1_048_576
 PIECE_BYTES = 16_384
+JSON, SECEVENT = "application/json", "application/secevent+jwt"
 STATES = ("pending", "in_flight", "parked")
 LISTED, MOST_LISTED = 100, 1000
 
@@ -136,18 +137,17 @@ class Calls:
     def push(self, tpp: str) -> tuple[Response | str, int]:
         """POST /streams/{tpp}/sets: events to mint, or a SET that the bank signed (RFC 8935 section 2)."""
         check_tpp(tpp)
-        if request.mimetype == "application/secevent+jwt":
+        kind = request.mimetype
+        if kind not in (JSON, SECEVENT):
+            raise Refused("media_type", f"the Content-Type must be {JSON} or {SECEVENT}", "Content-Type")
+        profiles.want_type(request, kind)
+        if kind == SECEVENT:
             try:
                 text = profiles.body(request).decode("ascii").strip()
             except UnicodeDecodeError:
                 raise Refused("malformed", "a SET is three base64url parts with dots between") from None
             self.transmitter.push(tpp, Signed(text, _scope()))
             return "", 202
-        if request.mimetype != "application/json":
-            raise Refused(
-                "media_type", "the Content-Type must be application/json or application/secevent+jwt", "Content-Type"
-            )
-        profiles.want_type(request, "application/json")
         jti, new = self.transmitter.push(tpp, read_event(profiles.body(request)))
         return jsonify({"jti": jti}), 201 if new else 200
 
@@ -226,7 +226,9 @@ def _lines(stream: Any, length: int) -> Iterator[bytes]:
     # In pieces where the length is known: gunicorn copies all that it has read ahead at each read. Else by the line,
     # as the client may wait for the result of the one that it has sent.
     read = partial(stream.read, PIECE_BYTES) if length else partial(stream.readline, PIECE_BYTES)
-    left, number, rest = BATCH_BYTES, 0, b""
+    left, number = BATCH_BYTES, 0
+    begun: list[bytes] = []  # the pieces of a line that has not ended: joined once, as each join copies them all
+    size = 0
     while True:
         try:
             piece = read()
@@ -234,22 +236,25 @@ def _lines(stream: Any, length: int) -> Iterator[bytes]:
             raise Refused("malformed", f"line {number + 1}: the batch cannot be read to its end") from None
         if not piece:
             break
-        *lines, rest = (rest + piece[: max(left, 0)]).split(b"\n")
+        *ends, rest = piece[: max(left, 0)].split(b"\n")
         left -= len(piece)
-        for line in lines:
+        for end in ends:
             number += 1
             if number > BATCH_LINES:
                 raise _too_many(number)
-            yield line
+            yield b"".join([*begun, end])
+            begun, size = [], 0
         if left < 0:
             raise _too_many(number + 1)
-        rest = rest[: BODY_BYTES + 1]
+        if rest and size <= BODY_BYTES:
+            begun.append(rest)
+            size += len(rest)
     if BATCH_BYTES - left < length:
         raise Refused("malformed", f"line {number + 1}: the batch ends in the middle")
-    if rest and number == BATCH_LINES:
+    if begun and number == BATCH_LINES:
         raise _too_many(number + 1)
-    if rest:
-        yield rest
+    if begun:
+        yield b"".join(begun)
 
 
 def _too_many(number: int) -> Refused:
@@ -273,7 +278,7 @@ def jti_of(tpp: str, key: str) -> str:
 def _optional_body() -> bytes:
     text = profiles.body(request, BODY_BYTES)
     if text:
-        profiles.want_type(request, "application/json")
+        profiles.want_type(request, JSON)
     return text or b"{}"
 
 

@@ -1,7 +1,7 @@
 """POST …/events: one way to answer for all profiles."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import cast
 
 import flask
@@ -56,17 +56,19 @@ def poll(service: Service, profile: Profile, request: Request) -> Told:
     """Poll, acknowledge, report errors: RFC 8936 section 2.4. Raises Refused, Unavailable."""
     caller = service.door.caller(request, is_tpps=not isinstance(profile, Wso2))
     requestlog.note(request.environ, profile=profile.name, tpp=caller.name)
+    prove = cache(partial(service.prove, caller, request))  # at most once: it is a round trip
     try:
         profiles.want_json_answer(request)
-        members = profile.read(request)
+        members = profile.read(request, prove)
         tpp = _tpp(service.door, profile, caller, request)  # before the members are judged, as WSO2 does
         asked = profile.poll(members)
-    except Refused:
-        service.prove(caller, request)  # who is not let in is told nothing else
+    except Refused as error:
+        if error.code != "unauthenticated":
+            prove()  # a caller with wrong credentials is told nothing but that
         raise
     headers: dict[str, str] = {}
     if service.rate is not None:
-        service.prove(caller, request)  # nobody else uses up what a TPP may ask
+        prove()  # nobody else uses up what a TPP may ask
         headers = service.rate.count(tpp)
     try:
         answer = service.transmitter.poll(
@@ -82,7 +84,7 @@ def poll(service: Service, profile: Profile, request: Request) -> Told:
     except (NoStream, Denied):
         raise _unknown(service, profile, caller, tpp, request) from None
     except TooManyJtis as error:
-        service.prove(caller, request)
+        prove()
         raise Refused("field_invalid", str(error), "ack") from None
     except TooManyHeld as error:
         service.door.proven(request, caller)

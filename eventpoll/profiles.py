@@ -5,7 +5,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from json.encoder import encode_basestring_ascii
 from typing import Any, ClassVar, NamedTuple, cast
 from urllib.parse import parse_qsl
@@ -21,8 +21,18 @@ from eventpoll.schemas import ObiePollSchema, PollSchema, Wso2PollSchema
 from eventpoll.transmitter import Poll
 
 BODY_BYTES = 1_048_576
+UNPROVEN_BYTES = 16_384
+"""A larger body is parsed once its sender is proven; a smaller one before, so that the poll proves in its own step."""
+
+ACCEPT_CHARACTERS = 1_000
+"""A longer `Accept` is disregarded (RFC 9110 section 12.5.1): sent in many fields it may take a second to parse."""
+
 FORM_FIELDS = 100
 BRINGING = {"ack", "setErrs"}
+
+
+Prove = Callable[[], None]
+"""Raises Refused unless the caller's credentials are right."""
 
 
 class Told(NamedTuple):
@@ -46,10 +56,10 @@ class Profile:
         self.path = path
         self._known: dict[str, Poll] = {}
 
-    def read(self, request: Request) -> dict[str, Any]:
-        """The members of the request, unjudged. Raises Refused."""
+    def read(self, request: Request, prove: Prove = lambda: None) -> dict[str, Any]:
+        """The members of the request, unjudged; `prove` as in `body`. Raises Refused."""
         want_type(request, "application/json", absent=True)
-        return _object(body(request))
+        return _object(body(request, prove=prove))
 
     def poll(self, members: dict[str, Any]) -> Poll:
         """The poll that they ask for. Raises Refused."""
@@ -92,9 +102,9 @@ class Obie(Profile):
         super().__init__(name, path)
         self.version = version
 
-    def read(self, request: Request) -> dict[str, Any]:
+    def read(self, request: Request, prove: Prove = lambda: None) -> dict[str, Any]:
         want_type(request, "application/json")
-        return _object(body(request))
+        return _object(body(request, prove=prove))
 
     def holds(self, poll: Poll) -> bool:
         """As the RFC has it, but that maxEvents 0 wants an answer at once (draft 01, which OBIE cites)."""
@@ -133,8 +143,8 @@ class Wso2(Profile):
         self.client_header = "x-wso2-client_id" if generation == 3 else "x-wso2-client-id"
         self.resource_header = "x-wso2-resource_id" if generation == 3 else "x-wso2-resource-id"
 
-    def read(self, request: Request) -> dict[str, Any]:
-        return wso2_object(wso2_field(request))[1]
+    def read(self, request: Request, prove: Prove = lambda: None) -> dict[str, Any]:
+        return wso2_object(wso2_field(request, prove))[1]
 
     def poll(self, members: dict[str, Any]) -> Poll:
         try:
@@ -200,7 +210,7 @@ def of_path(profiles: list[Profile], path: str) -> Profile:
 
 def want_type(request: Request, wanted: str, absent: bool = False) -> None:
     """Raises Refused unless the body is declared as `wanted` (or, where `absent`, as nothing), in UTF-8 and not
-    compressed."""
+    compressed (RFC 9110 section 15.5.16: `Accept-Encoding` then says what is taken)."""
     if request.environ.get("CONTENT_TYPE") == wanted and "HTTP_CONTENT_ENCODING" not in request.environ:
         return
     charset = request.mimetype_params.get("charset", "utf-8").lower()
@@ -208,13 +218,14 @@ def want_type(request: Request, wanted: str, absent: bool = False) -> None:
     if not declared or charset not in ("utf-8", "utf8", "us-ascii"):
         raise Refused("media_type", f"the Content-Type must be {wanted}", "Content-Type")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Refused("media_type", "the body must not be compressed", "Content-Encoding")
+        headers = {"Accept-Encoding": "identity"}
+        raise Refused("media_type", "the body must not be compressed", "Content-Encoding", headers)
 
 
 def want_json_answer(request: Request) -> None:
     """Raises Refused where `Accept` leaves no way to answer in JSON (RFC 9110 section 12.5.1)."""
     accept = request.headers.get("Accept")
-    if not accept or accept == "*/*" or accept == "application/json":
+    if not accept or accept == "*/*" or accept == "application/json" or len(accept) > ACCEPT_CHARACTERS:
         return
     best = (-1, 0.0)
     for value, quality in request.accept_mimetypes:
@@ -230,8 +241,9 @@ def want_json_answer(request: Request) -> None:
 JSON_RANGES = ("*/*", "application/*", "application/json")
 
 
-def body(request: Request, limit: int = BODY_BYTES) -> bytes:
-    """The whole body. Raises Refused (413) for one over the limit, before it is kept."""
+def body(request: Request, limit: int = BODY_BYTES, prove: Prove = lambda: None) -> bytes:
+    """The whole body, of more than UNPROVEN_BYTES only after `prove`. Raises Refused: 413 for one over the limit, which
+    is not kept."""
     # One byte more than we take: of a chunked body Werkzeug drops what is over its limit, and says nothing.
     request.max_content_length = limit + 1
     try:
@@ -244,13 +256,15 @@ def body(request: Request, limit: int = BODY_BYTES) -> bytes:
         raise Refused("malformed", "the body cannot be read to its end")
     if len(text) > limit:
         raise _too_large(limit)
+    if len(text) > UNPROVEN_BYTES:
+        prove()
     return text
 
 
-def wso2_field(request: Request) -> str:
-    """The form field `request`. Raises Refused, with WSO2's words."""
+def wso2_field(request: Request, prove: Prove = lambda: None) -> str:
+    """The form field `request`; `prove` as in `body`. Raises Refused, with WSO2's words."""
     want_type(request, "application/x-www-form-urlencoded")
-    text = body(request).decode("utf-8", "replace")
+    text = body(request, prove=prove).decode("utf-8", "replace")
     try:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=FORM_FIELDS)
     except ValueError:
