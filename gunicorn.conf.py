@@ -144,7 +144,10 @@ def ssl_context(config: Any, default: Any) -> Any:
 def on_starting(server: Any) -> None:
     """Make the directory in which all workers count their polls, for this user alone."""
     shutil.rmtree(COUNTS, ignore_errors=True)  # of a process that had our number, and was killed
-    COUNTS.mkdir(mode=0o700)
+    try:
+        COUNTS.mkdir(mode=0o700)
+    except OSError as error:  # anybody may have made something of this name
+        sys.exit(f"{COUNTS} cannot be made ({error.strerror}): remove it, or set TMPDIR to a folder of this user alone")
 
 
 def child_exit(server: Any, worker: Any) -> None:

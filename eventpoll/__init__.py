@@ -8,7 +8,7 @@ The layers, each importing only from those below:
            auth, tokens, jwks, certificate, rates: who asks, and how often; requestlog; service: all put together
   service  transmitter: the rules; waiting: held polls; secevent: a SET; jsontext: JSON, read strictly
   store    store: one method for each Lua command; records, failures: what comes out of it; subscription: wake-ups;
-           intake: the inbox; commands, circuit, roundtrip, connection, embedded: the way there; keys
+           intake: the inbox; commands, circuit, roundtrip, connection, embedded, private: the way there; keys
 """
 
 from typing import TYPE_CHECKING

@@ -4,7 +4,9 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from eventpoll.embedded import SHIPPED
 from eventpoll.failures import NoStream, Unavailable
 from eventpoll.records import Facts
 from eventpoll.service import Service
@@ -39,6 +41,8 @@ def _store(service: Service, appendfsync: str) -> Iterator[Finding]:
     told = time.time()
     for facts in found:
         yield from _server(facts, appendfsync, facts.clock - min(max(facts.clock, asked), told))
+        if store.is_embedded:
+            yield _program(facts)
     try:
         store.ping()
     except Unavailable as error:
@@ -67,6 +71,18 @@ def _server(facts: Facts, appendfsync: str, skew: float) -> Iterator[Finding]:
         yield Finding(
             "warning", f"the store's clock is {skew:+.1f} s from this machine's: iat and pushed_at will differ"
         )
+
+
+def _program(facts: Facts) -> Finding:
+    """Say which program runs the embedded store, and who mends it."""
+    runs = f"the embedded store runs on {facts.program}"
+    if SHIPPED not in Path(facts.program).parts:
+        return Finding("ok", f"{runs}: your system's updates mend it, once all that uses the store was stopped")
+    return Finding(
+        "warning",
+        f"{runs}, of a package that is meant for development and testing: only a new release of eventpoll mends it. "
+        "Set REDIS_URL, or let your system's server go on with the files: see docs/operations.md",
+    )
 
 
 def _settings(service: Service) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from eventpoll.store import Store
 from tests.conftest import ROOT, RedisServer, set_of, wait_for
 
 PROGRAM = ROOT / "bank" / "push-set"
-TOOLS = ("redis-cli", "awk", "base64", "tr", "cat", "cut", "wc", "id", "dirname", "sha256sum", "shasum", "paste")
+TOOLS = ("redis-cli", "awk", "base64", "tr", "cat", "cut", "wc", "id", "ls", "dirname", "sha256sum", "shasum", "paste")
 
 Push = Callable[..., subprocess.CompletedProcess[str]]
 
