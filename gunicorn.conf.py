@@ -241,7 +241,10 @@ def make_counts() -> None:
     A start that fails earlier, as the port is in use, leaves nothing behind.
     """
     shutil.rmtree(COUNTS, ignore_errors=True)  # of a process that had our number, and was killed
-    COUNTS.mkdir(mode=0o700)
+    try:
+        COUNTS.mkdir(mode=0o700)
+    except OSError as error:  # anybody may have made something of this name
+        sys.exit(f"{COUNTS} cannot be made ({error.strerror}): remove it, or set TMPDIR to a folder of this user alone")
     master = os.getpid()
     atexit.register(lambda: shutil.rmtree(COUNTS, ignore_errors=True) if os.getpid() == master else None)
 

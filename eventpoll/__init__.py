@@ -9,7 +9,7 @@ The layers, each importing only from those below:
   service  transmitter: the rules; waiting: held polls; secevent: a SET; jsontext: JSON, read strictly
   store    store: one method for each Lua command; records, failures: what comes out of it; subscription: wake-ups;
            intake: the inbox; clock: how far its clock can be trusted;
-           commands, circuit, roundtrip, connection, embedded: the way there; keys
+           commands, circuit, roundtrip, connection, embedded, private: the way there; keys
 """
 
 import logging

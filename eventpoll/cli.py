@@ -21,7 +21,7 @@ from eventpoll.jsontext import Malformed, read_object
 from eventpoll.passwords import LEAST, Password
 from eventpoll.records import SetRecord
 from eventpoll.service import Service
-from eventpoll.shell import TPP, as_json, cell, show, show_json, table, told, with_service
+from eventpoll.shell import TPP, as_json, cell, close_output, show, show_json, table, told, with_service
 from eventpoll.worker import worker
 
 
@@ -42,6 +42,7 @@ def add_tpp(service: Service, tpp: str, as_json: bool) -> None:
     with told():
         if not service.transmitter.configure(tpp, auth.hash_of(secret), {}):
             raise click.ClickException(f"{tpp} has a stream already; its secret stays")
+    close_output()
     lines = [f"{tpp}: the secret is {secret}", "It is not shown again."]
     show({"tpp": tpp, "secret": secret}, as_json, lambda: lines)
 
@@ -256,6 +257,7 @@ def keygen(alg: str, before: BinaryIO | None, as_json: bool) -> None:
             raise click.ClickException("the file holds no JWK Set") from None
         if not private:
             raise click.ClickException("the file holds a key without its private half: it could not sign")
+    close_output()
     show_json({"keys": [key.as_dict(private=True), *older]})
 
 

@@ -243,6 +243,11 @@ class Store:
         with errors():
             return [_facts(server) for server in nodes(self.redis)]
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the server is one that this service runs."""
+        return isinstance(self.redis, redis.Redis) and "embedded" in self.redis.connection_pool.connection_kwargs
+
     def describe(self) -> str:
         """One line on where SETs are kept, and what a crash may take of them. Raises Unavailable."""
         facts = self.facts()
@@ -300,7 +305,8 @@ def _facts(server: redis.Redis) -> Facts:
     settings = {_word(name): _word(value) for name, value in found.items() if value is not None}
     name = "Valkey" if "valkey_version" in told else "Redis"
     version = _word(told.get("valkey_version", told.get("redis_version")))
-    return Facts(name, version, int(seconds) + int(micros) / 1e6, settings)
+    program = _word(told.get("executable", ""))
+    return Facts(name, version, int(seconds) + int(micros) / 1e6, settings, program)
 
 
 def _word(value: Any) -> str:

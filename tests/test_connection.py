@@ -7,7 +7,6 @@ import pytest
 import redis
 
 from eventpoll.connection import MAX_CONNECTIONS, connect, options
-from eventpoll.embedded import NoServer
 from eventpoll.failures import Unavailable
 from eventpoll.records import Rules
 from eventpoll.store import Store
@@ -77,11 +76,7 @@ def test_where_no_server_can_be_run_the_message_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Issue 2: one clear sentence saying what to install or set."""
-
-    def none() -> str:
-        raise NoServer("No Redis here: set REDIS_URL.")
-
-    monkeypatch.setattr("eventpoll.embedded.binary", none)
+    monkeypatch.setattr("eventpoll.embedded.programs", dict)
     store = Store.open(None, tmp_path / "data", Rules())
     with pytest.raises(Unavailable, match="set REDIS_URL"):
         store.ping()

@@ -22,11 +22,13 @@ from joserfc.jwk import KeySet
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wsgi import get_host
 
+import config
 from eventpoll import answers, bank, certificate, events, inbox, jwks, pages, records, secevent, shell, tokens
 from eventpoll.auth import Bank, Door
 from eventpoll.connection import connect
 from eventpoll.intake import Entry
 from eventpoll.jsontext import member_texts, read_json
+from eventpoll.passwords import Password
 from eventpoll.profiles import Profile, all_profiles, want_json_answer, want_type, wso2_field, wso2_object
 from eventpoll.roundtrip import RoundTrips
 from harness import ROOT, issuer
@@ -154,7 +156,7 @@ def b64(text: str) -> str:
 RFC8936, OBIE, _, WSO2, _ = all_profiles()
 ISSUERS = jwks.IssuerKeys(issuer.jwks())
 VALIDATOR = tokens.Validator(issuer.NAME, issuer.AUDIENCE, ISSUERS, ["PS256"], lambda request: None)
-DOOR = Door(Bank("bank", "password"), tokens.Protector(VALIDATOR), ["eventpolling"])
+DOOR = Door(Bank("bank", Password("password")), tokens.Protector(VALIDATOR), ["eventpolling"])
 PROXY = ProxyFix(lambda environ, start_response: [], x_for=2, x_proto=2, x_host=2)
 
 
@@ -209,7 +211,7 @@ READ_JSON: dict[str, Work] = {
     "an error that the store keeps": lambda text: records.set_record("a", "parked", f"1 1 \n{text}".encode(), b""),
     "WSO2's JSON": lambda text: wso2_object(b64(text)),
     "a token's header": lambda text: authorized("Bearer", f"{b64(text)}.e30.a"),
-    "the issuer's keys": jwks.parse,
+    "the issuer's keys": config.read_public_keys,
 }
 JSON_WORDS = [*'"\\[]{},:0-. é', *['\\"'] * 3, "1e9", "\\u0041", '"a"', '"a":', "true"]
 JSON_TAILS = ["[" * 501, "]" * 501, "{}" * 501, '"']

@@ -12,6 +12,7 @@ import fakeredis
 import pytest
 
 from eventpoll import keys
+from eventpoll.embedded import SHIPPED
 from eventpoll.failures import BadSet, Denied, Full, NoSet, NoStream, NotParked, Outstanding, Unavailable
 from eventpoll.records import Answer, Pushed, Rules
 from eventpoll.store import MANY, Store
@@ -27,7 +28,10 @@ SECEVENT = "eyJ0.eyJ9.c2ln"
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A store on the server that came with pip."""
-    store = Store.open(None, tmp_path_factory.mktemp("embedded"), Rules())
+    directory = tmp_path_factory.mktemp("embedded")
+    (directory / "server").write_text(SHIPPED)
+    store = Store.open(None, directory, Rules())
+    assert store.describe().startswith(f"Store: embedded under {directory}, Valkey 9.")
     yield store
     store.redis.close()
     store.redis.connection_pool.connection_kwargs["embedded"].leave()
