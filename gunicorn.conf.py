@@ -12,10 +12,36 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+import gevent  # noqa: E402
+from gunicorn.http import parser  # noqa: E402
+from gunicorn.http.unreader import SocketUnreader  # noqa: E402
+
 sys.path.insert(0, str(Path(__file__).parent))
 from eventpoll.settings import counts_folder  # noqa: E402
 from eventpoll.web import gunicorn_worker  # noqa: E402
 from eventpoll.web.gunicorn_worker import settings  # noqa: E402
+
+TURN_BYTES = 8_192
+"""After so many bytes of a request, the others have their turn."""
+
+
+class Reader(SocketUnreader):  # type: ignore[misc]
+    """Reads what a client sends, and lets others have their turn in between. A read waits only while nothing is there:
+    without turns, a client that sends faster than its chunks are parsed has the whole worker to itself."""
+
+    taken = 0
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        if self.taken >= TURN_BYTES:
+            self.taken = 0
+            hub = gevent.get_hub()
+            hub.wait(hub.loop.timer(0))  # once round the loop: sleep(0) comes back before it looks at the connections
+        piece: bytes = super().chunk(size_hint)
+        self.taken += len(piece)
+        return piece
+
+
+parser.SocketUnreader = Reader
 
 
 def everywhere(port: int) -> list[str]:
@@ -42,7 +68,10 @@ def make_counts() -> None:
     A start that fails earlier, as the port is in use, leaves nothing behind.
     """
     shutil.rmtree(COUNTS, ignore_errors=True)  # of a process that had our number, and was killed
-    COUNTS.mkdir(mode=0o700)
+    try:
+        COUNTS.mkdir(mode=0o700)
+    except OSError as error:  # anybody may have made something of this name
+        sys.exit(f"{COUNTS} cannot be made ({error.strerror}): remove it, or set TMPDIR to a folder of this user alone")
     master = os.getpid()
     atexit.register(lambda: shutil.rmtree(COUNTS, ignore_errors=True) if os.getpid() == master else None)
 

@@ -11,7 +11,7 @@ from bench.servers import Redis, Web
 from bench.service import PROOF, Bench, environ
 from bench.sets import SET_CHARACTERS
 from bench.sizes import Size
-from eventpoll.store.redis.embedded import NoServer, binary
+from eventpoll.store.redis.embedded import shipped
 from harness.waiting import wait_for
 
 MEMORY, FILE = "Redis' bytes for a SET, against its size", "append-only file"
@@ -27,7 +27,7 @@ def restart_name(how: str) -> str:
 
 
 def measure(bench: Bench, size: Size, results: Results) -> None:
-    """On the server of PATH, with growth while the SETs are there; then on the embedded store's own."""
+    """On the server of PATH, with growth while the SETs are there; then on the one that comes with pip."""
     count = size.waiting[-1]
     redis = Redis(bench.programs, bench.directory / "stored")
     web = Web(bench.programs, bench.directory / "stored-web", environ(redis)).ready()
@@ -43,17 +43,14 @@ def measure(bench: Bench, size: Size, results: Results) -> None:
     _states(redis, results)
     redis.end()
     shutil.rmtree(redis.directory)
-    try:
-        _embedded(bench, binary(), redis, count, results)
-    except NoServer as error:
-        results.leave_out(f"{MEMORY}: the embedded store's server", str(error))
+    _shipped(bench, shipped(), redis, count, results)
     shutil.rmtree(copied)
 
 
-def _embedded(bench: Bench, program: str, other: Redis, count: int, results: Results) -> None:
+def _shipped(bench: Bench, program: str | None, other: Redis, count: int, results: Results) -> None:
     """It reads the other server's file: that spares pushing everything again."""
-    if program == other.program:
-        results.leave_out(f"{MEMORY}: a second server", "there is none on PATH, so the embedded one was measured alone")
+    if program in (None, other.program):
+        results.leave_out(f"{MEMORY}: a second server", "only one is here: on PATH, or of pip's package")
         return
     redis = Redis(bench.programs, bench.directory / "embedded", program)
     if redis.wire.pending(TPP) != count:

@@ -7,7 +7,7 @@ have() { command -v "$1" >/dev/null; }
 wanted=
 for program in "$@"; do
 	case $program in
-	redis-cli) have redis-cli || wanted="$wanted redis-server" ;;
+	redis-cli) have redis-cli && have redis-server || wanted="$wanted redis-server" ;;
 	chromium) have chromium || have google-chrome || [ -d "/Applications/Google Chrome.app" ] || wanted="$wanted chromium" ;;
 	chromedriver) have chromedriver || wanted="$wanted chromium-driver" ;;
 	faketime) have faketime || wanted="$wanted faketime" ;;

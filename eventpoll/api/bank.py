@@ -31,6 +31,8 @@ from eventpoll.web.body import body, want_type
 STREAM, SECRET = StreamSchema(), SecretSchema()
 BAD_RESOURCE = re.compile(r"[!@#$%&*()'+,./:;<=>?\[\]^_`{|}]")
 
+JSON, SECEVENT = "application/json", "application/secevent+jwt"
+
 LISTED, MOST_LISTED = 100, 1000
 
 
@@ -121,18 +123,17 @@ class Calls:
     def push(self, tpp: str) -> tuple[Response | str, int]:
         """POST /streams/{tpp}/sets: events to mint, or a SET that the bank signed (RFC 8935 section 2)."""
         check_tpp(tpp)
-        if request.mimetype == "application/secevent+jwt":
+        kind = request.mimetype
+        if kind not in (JSON, SECEVENT):
+            raise Refused("media_type", f"the Content-Type must be {JSON} or {SECEVENT}", "Content-Type")
+        want_type(request, kind)
+        if kind == SECEVENT:
             try:
                 text = body(request).decode("ascii").strip()
             except UnicodeDecodeError:
                 raise Refused("malformed", "a SET is three base64url parts with dots between") from None
             self.transmitter.push(tpp, Signed(text, _scope()))
             return "", 202
-        if request.mimetype != "application/json":
-            raise Refused(
-                "media_type", "the Content-Type must be application/json or application/secevent+jwt", "Content-Type"
-            )
-        want_type(request, "application/json")
         jti, new = self.transmitter.push(tpp, read_event(body(request)))
         return jsonify({"jti": jti}), 201 if new else 200
 
@@ -213,7 +214,7 @@ def jti_of(tpp: str, key: str) -> str:
 def _optional_body() -> bytes:
     text = body(request, BODY_BYTES)
     if text:
-        want_type(request, "application/json")
+        want_type(request, JSON)
     return text or b"{}"
 
 

@@ -18,7 +18,9 @@ def read_lines(stream: Any, length: int) -> Iterator[bytes]:
     # In pieces where the length is known: gunicorn copies all that it has read ahead at each read. Else by the line,
     # as the client may wait for the result of the one that it has sent.
     read = partial(stream.read, PIECE_BYTES) if length else partial(stream.readline, PIECE_BYTES)
-    left, number, rest = BATCH_BYTES, 0, b""
+    left, number = BATCH_BYTES, 0
+    begun: list[bytes] = []  # the pieces of a line that has not ended: joined once, as each join copies them all
+    size = 0
     while True:
         try:
             piece = read()
@@ -26,22 +28,25 @@ def read_lines(stream: Any, length: int) -> Iterator[bytes]:
             raise Refused("malformed", f"line {number + 1}: the batch cannot be read to its end") from None
         if not piece:
             break
-        *lines, rest = (rest + piece[: max(left, 0)]).split(b"\n")
+        *ends, rest = piece[: max(left, 0)].split(b"\n")
         left -= len(piece)
-        for line in lines:
+        for end in ends:
             number += 1
             if number > BATCH_LINES:
                 raise _too_many(number)
-            yield line
+            yield b"".join([*begun, end])
+            begun, size = [], 0
         if left < 0:
             raise _too_many(number + 1)
-        rest = rest[: BODY_BYTES + 1]
+        if rest and size <= BODY_BYTES:
+            begun.append(rest)
+            size += len(rest)
     if BATCH_BYTES - left < length:
         raise Refused("malformed", f"line {number + 1}: the batch ends in the middle")
-    if rest and number == BATCH_LINES:
+    if begun and number == BATCH_LINES:
         raise _too_many(number + 1)
-    if rest:
-        yield rest
+    if begun:
+        yield b"".join(begun)
 
 
 def _too_many(number: int) -> Refused:

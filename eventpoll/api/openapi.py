@@ -66,6 +66,7 @@ SECURITY = {
 HEADERS: dict[str, tuple[str, Shape]] = {
     "x-fapi-interaction-id": ("Yours if you sent one, else a fresh UUID", text()),
     "WWW-Authenticate": ("Which credentials are wanted (RFC 9110)", text()),
+    "Accept-Encoding": ("Sent where the body is compressed: the encodings that are taken (RFC 9110)", text()),
     "Retry-After": ("Seconds after which to ask again", {"type": "integer", "minimum": 1}),
     "RateLimit": ("Polls that are left, and seconds until all are; where the bank limits them", text()),
     "RateLimit-Policy": ("How many polls in how many seconds; where the bank limits them", text()),
@@ -199,7 +200,8 @@ def _answer(call: Call, status: int, words: str, kind: str, body: Content | None
 def _refusal(call: Call, status: int) -> dict[str, Any]:
     """All refusals of a call with that status: their shape as the profile has it, an example of each."""
     codes = [code for code in CODES if code in call.refusals and CODES[code].status == status]
-    more = {401: ("WWW-Authenticate",), 403: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+    challenge, later = ("WWW-Authenticate",), ("Retry-After",)
+    more = {401: challenge, 403: challenge, 415: ("Accept-Encoding",), 429: later, 503: later}
     limited = LIMITED if call.who == "tpp" and status == 429 else ()
     told: dict[str, Any] = {
         "description": f"{STATUSES[status]} ({', '.join(codes)})",

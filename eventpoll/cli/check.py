@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
@@ -14,6 +15,7 @@ from eventpoll.service import Service
 from eventpoll.store.clock import Clock, distance
 from eventpoll.store.errors import NoStream, Unavailable
 from eventpoll.store.records import Facts
+from eventpoll.store.redis.embedded import SHIPPED
 
 OLDEST_REDIS = (6, 2)
 SKEW_SECONDS = 2.0
@@ -45,6 +47,8 @@ def _store(service: Service, appendfsync: str) -> Iterator[Finding]:
     told = time.time()
     for facts in found:
         yield from _server(facts, appendfsync)
+        if store.is_embedded:
+            yield _program(facts)
         yield from _clock(store.clock, facts.clock, distance(facts.clock, asked, told))
     store.clock.look()
     if store.clock.ahead > store.clock.most:
@@ -85,6 +89,18 @@ def _clock(clock: Clock, told: float, skew: float) -> Iterator[Finding]:
         yield Finding(
             "warning", f"the store's clock is {skew:+.1f} s from this machine's: iat and pushed_at will differ"
         )
+
+
+def _program(facts: Facts) -> Finding:
+    """Say which program runs the embedded store, and who mends it."""
+    runs = f"the embedded store runs on {facts.program}"
+    if SHIPPED not in Path(facts.program).parts:
+        return Finding("ok", f"{runs}: your system's updates mend it, once all that uses the store was stopped")
+    return Finding(
+        "warning",
+        f"{runs}, of a package that is meant for development and testing: only a new release of eventpoll mends it. "
+        "Set REDIS_URL, or let your system's server go on with the files: see docs/operations.md",
+    )
 
 
 def _settings(service: Service) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from joserfc.jwk import ECKey, Key, KeyParameters, KeySet, OKPKey, RSAKey
 
 from eventpoll.access import passwords
 from eventpoll.access.passwords import LEAST, Password
-from eventpoll.cli.output import as_json, show, show_json
+from eventpoll.cli.output import as_json, close_output, show, show_json
 from eventpoll.sets.json import Malformed, read_object
 
 
@@ -39,6 +39,7 @@ def keygen(alg: str, before: BinaryIO | None, as_json: bool) -> None:
             raise click.ClickException("the file holds no JWK Set") from None
         if not private:
             raise click.ClickException("the file holds a key without its private half: it could not sign")
+    close_output()
     show_json({"keys": [key.as_dict(private=True), *older]})
 
 

@@ -1,6 +1,8 @@
 """What every command at the shell shares: names, errors, JSON or tables."""
 
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,6 +57,20 @@ def told() -> Iterator[None]:
         raise click.ClickException(cell(f"the store is not available: {error}")) from None
     except (Refused, BadSecevent, Conflict, StoreError) as error:
         raise click.ClickException(cell(error)) from None
+
+
+def close_output() -> None:
+    """Have nobody else read the file that standard output goes to, if it is one: a secret is printed next."""
+    try:
+        found = os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):  # it is no file of the system's
+        return
+    if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
+        try:
+            os.fchmod(sys.stdout.fileno(), stat.S_IMODE(found.st_mode) & ~0o077)
+            click.echo("The secret goes to a file that others could read: its mode is 0600 now.", err=True)
+        except OSError:
+            click.echo("WARNING: the secret goes to a file that others can read. Take it away from them.", err=True)
 
 
 def show(value: Any, as_json: bool, lines: Callable[[], Sequence[str]]) -> None:

@@ -3,7 +3,7 @@
 import click
 
 from eventpoll.access import door
-from eventpoll.cli.output import TPP, as_json, show, table, told, with_service
+from eventpoll.cli.output import TPP, as_json, close_output, show, table, told, with_service
 from eventpoll.service import Service
 from eventpoll.web import representations
 
@@ -18,6 +18,7 @@ def add_tpp(service: Service, tpp: str, as_json: bool) -> None:
     with told():
         if not service.transmitter.configure(tpp, door.hash_of(secret), {}):
             raise click.ClickException(f"{tpp} has a stream already; its secret stays")
+    close_output()
     lines = [f"{tpp}: the secret is {secret}", "It is not shown again."]
     show({"tpp": tpp, "secret": secret}, as_json, lambda: lines)
 

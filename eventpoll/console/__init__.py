@@ -1,1 +1,1 @@
-"""The operator's pages. May use: api, service, web, delivery, store, errors."""
+"""The operator's pages. May use: api, service, web, delivery, sets, store, errors."""

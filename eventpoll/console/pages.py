@@ -13,6 +13,7 @@ from flask import Response, request
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from eventpoll.errors import Refused
+from eventpoll.sets.json import STRING
 from eventpoll.store.records import Hour, Status
 from eventpoll.web.representations import when
 
@@ -27,7 +28,7 @@ DEEPEST = 20
 """Levels by which JSON is indented."""
 
 COUNTED = ("pushed", "delivered", "acked")
-TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
+TOKENS = re.compile(STRING + r'|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 TITLES = {401: "Who are you?", 403: "Not allowed", 404: "Not found", 500: "Our mistake", 503: "Away at the moment"}
 
 
@@ -146,16 +147,19 @@ def readable(part: str) -> str | None:
         text = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)).decode()
     except (binascii.Error, UnicodeDecodeError):
         return None
-    lines, depth, before = [""], 0, ""
+    lines: list[str] = []
+    line: list[str] = []
+    depth, before = 0, ""
     for word in TOKENS.findall(text):
         begins, ends = before in ("{", "["), word in ("}", "]")
         depth -= ends
         if (begins or before == ",") != ends:
-            lines.append("  " * min(depth, DEEPEST))
-        lines[-1] += ": " if word == ":" else word
+            lines.append("".join(line))
+            line = ["  " * min(depth, DEEPEST)]
+        line.append(": " if word == ":" else word)
         depth += word in ("{", "[")
         before = word
-    return "\n".join(lines)
+    return "\n".join([*lines, "".join(line)])
 
 
 def times(part: str) -> dict[str, datetime]:

@@ -119,7 +119,7 @@ class Profile:
         self._known: dict[str, Poll] = {}
 
     def read(self, request: Request) -> dict[str, Any]:
-        """The members of the request, unjudged. Raises Refused."""
+        """Return the members of the request, not checked yet. Raises Refused."""
         want_type(request, "application/json", absent=True)
         return json_object(body(request))
 

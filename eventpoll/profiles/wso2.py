@@ -111,7 +111,7 @@ WSO2_BASES = {3: "/api/openbanking/event-notifications", 4: "/api/fs/event-notif
 
 
 def wso2_field(request: Request) -> str:
-    """The form field `request`. Raises Refused, with WSO2's words."""
+    """Return the form field `request`. Raises Refused, with WSO2's words."""
     want_type(request, "application/x-www-form-urlencoded")
     text = body(request).decode("utf-8", "replace")
     try:

@@ -7,7 +7,12 @@ from typing import Any
 DEEPEST = 500
 """Levels of nesting that are taken: far more than any event has, fewer than a reader of ours can stack."""
 
-BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
+"""A pattern for a string with its quotes, or for the rest of a text whose last string does not end. Each repetition is
+possessive, so the pattern never goes back, and the last quote is optional, so it never fails: no character is read
+twice. Without that, a text of many quotes and no end takes time by the square of its length."""
+
+BRACKETS = re.compile(rf"{STRING}|[\[\]{{}}]", re.DOTALL)
 
 BLANK = re.compile(r"[ \t\r\n]*")
 

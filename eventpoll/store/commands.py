@@ -64,6 +64,14 @@ class Commands:
             found: list[bytes | None] = self._ask("HMGET", keys.of(tpp)[0], *names)
             return found
 
+    def read(self, tpp: str, *asked: tuple[str, str, Sequence[str]]) -> list[Any]:
+        """The replies to commands that need no script, (command, key, arguments) each, in one round trip; of one that
+        the server refused, its error. Raises Unavailable."""
+        names = dict(zip(keys.STREAM_KEYS, keys.of(tpp), strict=True))
+        commands: list[Command] = [(command, names[key], *arguments) for command, key, arguments in asked]
+        with errors(), self._circuit:
+            return self._ask_many(node_of(self._client, names["stream"]), commands, False)
+
     def run_many(
         self, name: str, calls: Sequence[tuple[str, Sequence[Argument]]], replicas: int = 0, wait_ms: int = 0
     ) -> list[Any]:

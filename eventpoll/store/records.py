@@ -124,12 +124,14 @@ class Hour:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a server says of itself: `clock` in seconds, `settings` empty where CONFIG is not allowed."""
+    """What a server says of itself: `clock` in seconds, `settings` empty where CONFIG is not allowed; `program` is the
+    path of its executable, where it says so."""
 
     name: str
     version: str
     clock: float
     settings: dict[str, str]
+    program: str = ""
 
     @property
     def durability(self) -> str:

@@ -21,6 +21,10 @@ from eventpoll.store.redis.connection import connect, nodes
 from eventpoll.store.redis.wakeups import Subscription
 
 MINTING = ("set_profile", "audience")
+MANY = 4_000
+"""Where a poll has more jtis that its stream does not know, they are left out before the Lua command. Redis hashes the
+strings of a script without a random seed: 10 000 made-up jtis of one hash hold up everybody for most of a second."""
+
 FAMILY = {scope: place for place, scope in enumerate(records.FAMILIES)}
 
 
@@ -88,7 +92,10 @@ class Store:
         may see.
         """
         rules = self.rules
-        acks = list(dict.fromkeys(ack))
+        acks, errs = list(dict.fromkeys(ack)), set_errs or {}
+        if len(acks) + len(errs) > MANY and len(unknown := self._unknown(tpp, [*acks, *errs])) > MANY:
+            acks = [jti for jti in acks if jti not in unknown]
+            errs = {jti: error for jti, error in errs.items() if jti not in unknown}
         reply = self._run(
             "poll",
             tpp,
@@ -103,7 +110,7 @@ class Store:
             families,
             len(acks),
             *acks,
-            *(part for jti, error in (set_errs or {}).items() for part in (jti, records.error_text(error))),
+            *(part for jti, error in errs.items() for part in (jti, records.error_text(error))),
         )
         more, wait, stale, acked, reported = reply[:5]
         pairs = [(reply[i], reply[i + 1]) for i in range(5, len(reply), 2)]
@@ -243,6 +250,11 @@ class Store:
         with errors():
             return [_facts(server) for server in nodes(self.redis)]
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the server is one that this service runs."""
+        return isinstance(self.redis, redis.Redis) and "embedded" in self.redis.connection_pool.connection_kwargs
+
     def describe(self) -> str:
         """One line on where SETs are kept, and what a crash may take of them. Raises Unavailable."""
         facts = self.facts()
@@ -268,6 +280,14 @@ class Store:
                 raise error
             yield tpp, None if error else reply
 
+    def _unknown(self, tpp: str, jtis: list[str]) -> set[str]:
+        """Those of the jtis that a stream does not have, outstanding or ended."""
+        sets = ("pending", "inflight_order", "parked_order")
+        replies = self.commands.read(tpp, *[("ZMSCORE", key, jtis) for key in sets], ("HMGET", "settled", jtis))
+        if any(isinstance(reply, Exception) for reply in replies):  # the Lua command will say what is wrong
+            return set()
+        return {jti for jti, *found in zip(jtis, *replies, strict=True) if found == [None] * len(found)}
+
     def _list(self, tpp: str) -> None:
         with errors():
             self.redis.zadd(keys.STREAMS, {tpp: 0})
@@ -292,7 +312,8 @@ def _facts(server: redis.Redis) -> Facts:
     settings = {_word(name): _word(value) for name, value in found.items() if value is not None}
     name = "Valkey" if "valkey_version" in told else "Redis"
     version = _word(told.get("valkey_version", told.get("redis_version")))
-    return Facts(name, version, int(seconds) + int(micros) / 1e6, settings)
+    program = _word(told.get("executable", ""))
+    return Facts(name, version, int(seconds) + int(micros) / 1e6, settings, program)
 
 
 def _word(value: Any) -> str:

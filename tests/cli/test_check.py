@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from app import create_app
 from eventpoll.cli import check
 from eventpoll.settings import Config
 from eventpoll.store.records import Facts, Rules
+from eventpoll.store.redis.embedded import SHIPPED, programs
 from eventpoll.store.store import Store
 from harness.ports import free_port
 from harness.redis_servers import RedisServer
@@ -311,6 +313,31 @@ def test_settings_that_a_server_does_not_tell_are_no_traceback(
 def test_the_three_strengths_are_in_order() -> None:
     """redis.conf, "appendfsync": no is the weakest, always the strongest."""
     assert sorted(check.STRENGTH, key=lambda name: check.STRENGTH[name]) == ["no", "everysec", "always"]
+
+
+@pytest.mark.parametrize(("kind", "level"), [("redis-server", "ok"), (SHIPPED, "warning")])
+def test_the_program_that_runs_the_embedded_store_is_named(
+    environ: dict[str, str], tmp_path: Path, kind: str, level: str
+) -> None:
+    """Issue 11, 12: which one it is, and who mends it."""
+    (tmp_path / "server").write_text(kind)
+    config = Config.from_environ({**environ, "EVENTPOLL_BANK_PASSWORD": LONG})
+    app = create_app(replace(config, data_dir=tmp_path))
+    store = app.extensions["eventpoll"].transmitter.store
+    try:
+        levels = found(app.test_cli_runner().invoke(args=["eventpoll", "check", "--json"]))
+    finally:
+        store.redis.close()
+        store.redis.connection_pool.connection_kwargs["embedded"].leave()
+    assert levels["error"] == []
+    said = one(levels[level], f"the embedded store runs on {programs()[kind]}")
+    assert ("your system's updates mend it" in said) is (kind != SHIPPED)
+    assert ("meant for development and testing" in said) is (kind == SHIPPED)
+
+
+def test_no_program_is_named_where_the_store_is_not_ours(run: Check, redis_server: RedisServer) -> None:
+    """REDIS_URL: who runs that server sees to it."""
+    assert "embedded" not in run(redis_server.url).stdout
 
 
 def test_what_the_service_says_at_its_start_agrees(configured: Callable[..., RedisServer]) -> None:

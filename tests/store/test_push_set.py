@@ -22,7 +22,22 @@ from harness.sets import set_of
 from harness.waiting import wait_for
 
 PROGRAM = ROOT / "bank" / "push-set"
-TOOLS = ("redis-cli", "awk", "base64", "tr", "cat", "cut", "wc", "id", "dirname", "readlink", "sha256sum", "shasum")
+TOOLS = (
+    "redis-cli",
+    "awk",
+    "base64",
+    "tr",
+    "cat",
+    "cut",
+    "wc",
+    "id",
+    "ls",
+    "dirname",
+    "readlink",
+    "sha256sum",
+    "shasum",
+    "paste",
+)
 
 Push = Callable[..., subprocess.CompletedProcess[str]]
 

