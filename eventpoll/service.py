@@ -32,6 +32,8 @@ class Service:
     """The ways of speaking (profiles.Profile), which the service hands on and does not know."""
 
     rate: Rate | None = None
+    prefix: str = ""
+    """What stands before every path, where the service is mounted with a url_prefix."""
 
     def prove(self, caller: Caller, request: Request) -> None:
         """Raises Refused (401) unless the secret that the caller showed is right."""
@@ -43,8 +45,8 @@ class Service:
             self.door.proven(request, caller)
 
     @classmethod
-    def build(cls, config: Config, profiles: Sequence[Any] = ()) -> "Service":
-        """The service that the settings describe; opens no connection yet."""
+    def build(cls, config: Config, profiles: Sequence[Any] = (), prefix: str = "") -> "Service":
+        """Return the service that the settings describe. Opens no connection yet."""
         rules = Rules(
             redeliver_after=config.redeliver_after,
             max_deliveries=config.max_deliveries,
@@ -64,7 +66,7 @@ class Service:
             config.push_jwks,
         )
         rate = Rate(config.poll_rate, store) if config.poll_rate else None
-        return cls(transmitter, _door(config), profiles, rate)
+        return cls(transmitter, _door(config), profiles, rate, prefix)
 
 
 def _door(config: Config) -> Door:

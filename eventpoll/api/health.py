@@ -2,7 +2,11 @@
 
 from flask import Blueprint, Response, jsonify
 
+from eventpoll import __version__
 from eventpoll.service import Service
+
+LOOKED_AT = 20
+"""Streams whose layout one call of /readyz looks at: the next call looks at the next ones."""
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -12,12 +16,13 @@ def blueprint(service: Service) -> Blueprint:
     @bp.get("/healthz", provide_automatic_options=False)
     def healthz() -> Response:
         """The process answers."""
-        return jsonify(status="ok")
+        return jsonify(status="ok", version=__version__)
 
     @bp.get("/readyz", provide_automatic_options=False)
     def readyz() -> Response:
         """The store can be written to; else 503."""
         service.transmitter.store.ping()
+        service.transmitter.store.check_layout(LOOKED_AT)
         return jsonify(status="ready")
 
     return bp

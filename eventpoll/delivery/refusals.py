@@ -6,7 +6,7 @@ from typing import Any
 from eventpoll.delivery.transmitter import Conflict
 from eventpoll.errors import Refused
 from eventpoll.sets.event import BadSecevent
-from eventpoll.store.errors import Full, NoSet, NoStream, NotParked, Outstanding, Unavailable
+from eventpoll.store.errors import Full, NewerLayout, NoSet, NoStream, NotParked, Outstanding, Unavailable
 
 RETRY_AFTER = "2"
 """Seconds after which a caller may try again when the store is away: whole ones, as receivers read no others."""
@@ -31,6 +31,9 @@ REFUSALS: dict[type[Exception], Callable[[Any], Refused]] = {
     BadSecevent: _secevent,
     Unavailable: lambda _: Refused(
         "unavailable", "the store is not available at the moment: try again", headers={"Retry-After": RETRY_AFTER}
+    ),
+    NewerLayout: lambda _: Refused(
+        "unavailable", "a newer version of eventpoll has written the store: see the log of this one"
     ),
     Refused: lambda error: error,
 }
