@@ -252,7 +252,7 @@ class Store:
                         "run the version that wrote it, or a later one (docs/operations.md, Upgrade)"
                     )
             if most:
-                self._checked = names[-1]
+                self._checked = names[-1] if len(names) == most else ""  # at the end begin again
                 return
         self._checked = ""
 

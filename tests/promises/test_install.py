@@ -145,7 +145,7 @@ def answers(server: Server) -> bool:
 
 
 def test_a_banks_config_py_disturbs_nothing(installed: Installed) -> None:
-    """Issue 12: a bank's application has a config.py of its own, whatever is in it; flask and eventpoll do not read it."""
+    """Issue 12: a bank has a config.py of its own, whatever is in it; flask and eventpoll do not read it."""
     (installed.folder / "config.py").write_text("raise SystemExit('the bank has its own config')\n", encoding="utf-8")
     (installed.folder / "settings.py").write_text("Config = None\n", encoding="utf-8")
     (installed.folder / "app.py").write_text(
