@@ -33,7 +33,9 @@ REFUSALS: dict[type[Exception], Callable[[Any], Refused]] = {
         "unavailable", "the store is not available at the moment: try again", headers={"Retry-After": RETRY_AFTER}
     ),
     NewerLayout: lambda _: Refused(
-        "unavailable", "a newer version of eventpoll has written the store: see the log of this one"
+        "unavailable",
+        "a newer version of eventpoll has written the store: see the log of this one",
+        headers={"Retry-After": RETRY_AFTER},
     ),
     Refused: lambda error: error,
 }

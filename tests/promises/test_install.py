@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -196,3 +197,10 @@ def test_every_file_of_the_package_is_in_the_wheel(environment: Path) -> None:
     ours = {path.relative_to(ROOT / "eventpoll") for path in (ROOT / "eventpoll").rglob("*") if path.is_file()}
     there = {path.relative_to(site) for path in site.rglob("*") if path.is_file()}
     assert {path for path in ours - there if path.suffix != ".pyc"} == set()
+
+
+def test_the_changelog_has_a_section_for_the_version() -> None:
+    """Keep a Changelog: what is not released yet first, then this version with its date."""
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert headings[0] == "Unreleased"
+    assert re.fullmatch(rf"{re.escape(__version__)} - \d{{4}}-\d{{2}}-\d{{2}}", headings[1])
