@@ -1,4 +1,4 @@
-"""gunicorn, as eventpoll wants it: gevent, so that a held poll costs neither a thread nor a connection."""
+"""The settings of gunicorn: gevent workers, so that a held poll takes neither a thread nor a connection to Redis."""
 
 from gevent import monkey
 
@@ -19,19 +19,19 @@ from eventpoll.web.gunicorn_worker import settings  # noqa: E402
 def on_starting(server: Any) -> None:
     """Log the version. Make the directory in which all workers count their polls, for this user alone."""
     server.log.info("eventpoll %s", __version__)
-    shutil.rmtree(COUNTS, ignore_errors=True)  # of a process that had our number, and was killed
+    shutil.rmtree(COUNTS, ignore_errors=True)  # left by a killed process that had the same number
     COUNTS.mkdir(mode=0o700)
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """A worker that ends, however it does, holds no more polls; what it counted stays."""
+    """Take the held polls of a worker that ended out of the metrics; its counts stay."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid, str(COUNTS))  # type: ignore[no-untyped-call]
 
 
 def on_exit(server: Any) -> None:
-    """Take the counts away."""
+    """Remove the directory of the counts."""
     shutil.rmtree(COUNTS, ignore_errors=True)
 
 
@@ -64,15 +64,15 @@ backlog = 4096
 graceful_timeout = 30  # longer than the longest hold; Heroku kills after 30 s
 timeout = 60
 limit_request_fields = 50
-sendfile = False  # it would go past Connection
+sendfile = False  # sendfile would bypass Connection and its time limits
 keepalive = 75  # longer than the usual proxy keeps its side open
 accesslog = None
 control_socket_disable = True
 COUNTS = Path(tempfile.gettempdir()) / f"eventpoll-{os.getuid()}-{os.getpid()}"
-raw_env = [f"PROMETHEUS_MULTIPROC_DIR={COUNTS}"]  # where prometheus_client looks, before it is first imported
+raw_env = [f"PROMETHEUS_MULTIPROC_DIR={COUNTS}"]  # prometheus_client reads it when it is first imported
 
-# WSO2 spells its header x-wso2-client_id, and gunicorn drops names with an underscore unless told. Let through from
-# any peer: it counts only beside the bank's credentials. Nothing else is believed of a peer: no scheme, no path.
+# WSO2 spells its header x-wso2-client_id, and gunicorn drops names with an underscore that are not listed here. Every
+# peer may send it, as the view reads it only beside the bank's credentials. No other header of a proxy is trusted.
 forwarder_headers = "X-WSO2-CLIENT_ID,X-WSO2-RESOURCE_ID"
 forwarded_allow_ips = "*"
 secure_scheme_headers: dict[str, str] = {}

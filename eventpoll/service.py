@@ -1,4 +1,4 @@
-"""The parts of a running service, put together once."""
+"""The parts of a running service, built once from the settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ from eventpoll.store.store import Store
 
 @dataclass(frozen=True)
 class Service:
-    """What the wire needs to answer a request."""
+    """The parts that the views need to answer a request."""
 
     transmitter: Transmitter
     door: Door
     profiles: Sequence[Any]
-    """The ways of speaking (profiles.Profile), which the service hands on and does not know."""
+    """The profiles (profiles.Profile) of the polls. The service only keeps them for the views."""
 
     rate: Rate | None = None
     prefix: str = ""
-    """What stands before every path, where the service is mounted with a url_prefix."""
+    """The url_prefix of every path, where init_app was called with one."""
 
     def prove(self, caller: Caller, request: Request) -> None:
-        """Raises Refused (401) unless the secret that the caller showed is right."""
+        """Raise Refused (401) unless the secret that the caller showed is right."""
         if caller.proof:
             try:
                 self.transmitter.prove(caller.name, caller.proof)
