@@ -194,7 +194,8 @@ def test_a_mounted_service_polls_from_a_real_store(redis_server: RedisServer) ->
     client = app.test_client()
     assert polled(client) == ["j"]
     secret = client.post("/streams/tpp/secret", headers=AS_BANK).get_json()["secret"]
-    held = client.post("/events", json={"ack": ["j"]}, headers={"Authorization": basic("tpp", secret)})
+    headers, threads = {"Authorization": basic("tpp", secret)}, {"wsgi.multithread": True}
+    held = client.post("/events", json={"ack": ["j"]}, headers=headers, environ_overrides=threads)
     assert held.get_json() == {"sets": {}, "moreAvailable": False}
     assert client.delete("/streams/tpp?force=true", headers=AS_BANK).status_code == 204
 

@@ -155,7 +155,7 @@ def test_a_banks_config_py_disturbs_nothing(installed: Installed) -> None:
     )
     for command in (("python", "-m", "flask", "eventpoll"), ("python", "-m", "eventpoll"), ("eventpoll",)):
         assert printed(installed.run(*command, "streams", "--json")) == {"streams": []}
-        assert installed.run(*command, "--version").stdout == f"eventpoll {__version__}\n"
+    assert installed.run("python", "-m", "flask", "eventpoll", "--version").stdout == f"eventpoll {__version__}\n"
 
 
 def test_an_application_without_eventpoll_gets_one_line(installed: Installed) -> None:
