@@ -43,7 +43,7 @@ class Programs:
             process = subprocess.Popen(
                 arguments,
                 cwd=directory,
-                env={**environment(), **(environ or {})},
+                env={**environment(counted=False), **(environ or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -10,6 +10,7 @@ This module imports nothing of them before a function is called: gunicorn_conf m
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ __all__ = ["PARTS", "__version__", "init_app", "push"]
 
 PARTS = ("polling", "bank", "health", "well_known", "openapi", "metrics", "console")
 """The parts that init_app mounts; each is one blueprint."""
+
+log = logging.getLogger(__name__)
 
 
 def init_app(app: Flask, settings: Config | None = None, url_prefix: str = "", parts: Collection[str] = PARTS) -> None:
@@ -50,6 +53,8 @@ def init_app(app: Flask, settings: Config | None = None, url_prefix: str = "", p
         raise ValueError(f"unknown parts {', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
     if settings is None:
         settings = Config.from_environ(over=app.config)
+        for warning in settings.warnings:
+            log.warning("%s", warning)
     prefix = url_prefix.rstrip("/")
     service = Service.build(settings, all_profiles(settings.wso2_empty_status), prefix)
     app.extensions["eventpoll"] = service

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, cast
-from urllib.parse import quote, unquote, unquote_plus
+from urllib.parse import quote, unquote, unquote_plus, urlencode
 
 from redis import SSLConnection
 from redis.cluster import REDIS_ALLOWED_KEYS
@@ -55,12 +55,27 @@ class RedisUrl:
         found = {"username": self.username, "password": self.password}
         return {name: value for name, value in found.items() if value is not None}
 
+    @property
+    def verified(self) -> bool:
+        """Whether nobody but the server that is meant can answer, as far as TLS says so; true where there is no TLS."""
+        return self.options.get("ssl_cert_reqs") != "none" and self.options.get("ssl_check_hostname") is not False
+
     def first(self) -> str:
         """A URL of the first server alone, for the client of a Cluster, which is made from one."""
         who = ":".join(quote(part or "", safe="") for part in (self.username, self.password))
         host, port = self.places[0]
         host = f"[{quote(host)}]" if ":" in host else host
         return f"{'rediss' if self.tls else 'redis'}://{who + '@' if self.login else ''}{host}:{port}"
+
+
+def with_tls(url: str, ca: str | None, *, verify: bool = True) -> str:
+    """The URL, with the authorities to believe: a file's name, or PEM. Without `verify` no certificate is checked."""
+    if not url.lower().startswith("rediss"):
+        return url
+    options = {} if verify else {"ssl_cert_reqs": "none"}
+    if ca is not None:
+        options["ssl_ca_data" if ca.startswith("-----BEGIN") else "ssl_ca_certs"] = ca
+    return url + (("&" if "?" in url else "?") + urlencode(options) if options else "")
 
 
 def read(text: str) -> RedisUrl:

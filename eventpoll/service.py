@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Request
-
 from eventpoll.access.certificate import ClientCertificate
-from eventpoll.access.door import Bank, Caller, Door
+from eventpoll.access.door import Bank, Door
 from eventpoll.access.failed_logins import Guesses, Slowing
 from eventpoll.access.issuer_keys import IssuerKeys
 from eventpoll.access.passwords import Password
@@ -17,7 +15,6 @@ from eventpoll.delivery.held_polls import Waiting
 from eventpoll.delivery.transmitter import Limits, Transmitter
 from eventpoll.sets.minting import Minter
 from eventpoll.settings import Config
-from eventpoll.store.errors import Denied, NoStream
 from eventpoll.store.records import Rules
 from eventpoll.store.store import Store
 
@@ -32,17 +29,11 @@ class Service:
     """The profiles (profiles.Profile) of the polls. The service only keeps them for the views."""
 
     rate: Rate | None = None
+    warnings: tuple[str, ...] = ()
+    """Settings that are allowed, and may hurt."""
+
     prefix: str = ""
     """The url_prefix of every path, where init_app was called with one."""
-
-    def prove(self, caller: Caller, request: Request) -> None:
-        """Raise Refused (401) unless the secret that the caller showed is right."""
-        if caller.proof:
-            try:
-                self.transmitter.prove(caller.name, caller.proof)
-            except (NoStream, Denied):
-                raise self.door.denied(request, caller.name) from None
-            self.door.proven(request, caller)
 
     @classmethod
     def build(cls, config: Config, profiles: Sequence[Any] = (), prefix: str = "") -> "Service":
@@ -56,7 +47,7 @@ class Service:
             wait_replicas=config.wait_replicas,
             wait=config.wait_replicas_ms / 1000,
         )
-        store = Store.open(config.redis_url, config.data_dir, rules, fast_path=bool(config.fast_paths))
+        store = Store.open(config.store_url, config.data_dir, rules, fast_path=bool(config.fast_paths))
         transmitter = Transmitter(
             store,
             Waiting(store.subscribe, config.max_held_polls, config.max_held_polls_per_worker),
@@ -66,16 +57,16 @@ class Service:
             config.push_jwks,
         )
         rate = Rate(config.poll_rate, store) if config.poll_rate else None
-        return cls(transmitter, _door(config), profiles, rate, prefix)
+        return cls(transmitter, _door(config, store), profiles, rate, config.warnings, prefix)
 
 
-def _door(config: Config) -> Door:
+def _door(config: Config, store: Store) -> Door:
     bank = None
     if config.bank_username is not None and config.bank_password is not None:
         bank = Bank(config.bank_username, Password(config.bank_password))
     slowing, guesses = Slowing(config.failed_login_seconds), Guesses(config.failed_login_seconds)
     if config.token_issuer is None or config.token_audience is None or config.token_jwks is None:
-        return Door(bank, slowing=slowing, guesses=guesses)
+        return Door(bank, store.prove, slowing=slowing, guesses=guesses)
 
     validator = Validator(
         config.token_issuer,
@@ -87,4 +78,4 @@ def _door(config: Config) -> Door:
         config.token_binding,
     )
     bank_scopes = {"on": (BANK_SCOPE,), "off": ()}[config.token_bank_scope]
-    return Door(bank, Protector(validator), config.token_scopes, slowing, bank_scopes, guesses)
+    return Door(bank, store.prove, Protector(validator), config.token_scopes, slowing, bank_scopes, guesses)

@@ -3,15 +3,17 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from joserfc.jwk import KeySet
 from limits import RateLimitItem
 
-from eventpoll import setting_readers
+from eventpoll import redis_url, setting_readers
 from eventpoll.setting_readers import signing_algorithms
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,12 @@ ON_ERROR = ("park", "redeliver")
 TOKEN_SCOPES = ("accounts", "payments", "fundsconfirmations", "eventpolling")
 TOKEN_TYPES = ("at+jwt", "application/at+jwt", "JWT", "none")
 TOKEN_ALGORITHMS = ("PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "RS256", "RS384", "RS512")
+
+PREFIX = "EVENTPOLL_"
+KUBERNETES = re.compile(
+    r"EVENTPOLL(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+"""What Kubernetes sets in every pod for a Service named eventpoll, as deploy/kubernetes.yaml has it."""
 
 
 class ConfigError(Exception):
@@ -53,11 +61,21 @@ def _password(text: str) -> str:
     return text
 
 
+def _authorities(text: str) -> str:
+    try:
+        redis_url.read(redis_url.with_tls("rediss://store", text))
+    except redis_url.BadUrl:
+        raise ValueError("must be the name of a file with certificates (PEM), or the certificates") from None
+    return text
+
+
 @dataclass(frozen=True)
 class Config:
     """The settings of one service. Times are in the unit that the variable's name says; see docs/operations.md."""
 
     redis_url: str | None = setting("REDIS_URL", None, setting_readers.redis_url, secret=True)
+    redis_ca: str | None = setting("EVENTPOLL_REDIS_CA", None, _authorities)
+    redis_tls_verify: str = setting("EVENTPOLL_REDIS_TLS_VERIFY", "full", setting_readers.one_of("full", "none"))
     port: int = setting("PORT", 8000, setting_readers.whole(1, 65535))
     web_concurrency: int = setting("WEB_CONCURRENCY", os.cpu_count() or 1, setting_readers.whole(1, 1024))
     bank_username: str | None = setting("EVENTPOLL_BANK_USERNAME", None, str)
@@ -114,6 +132,19 @@ class Config:
     fast_paths: int = setting("EVENTPOLL_FAST_PATHS", 1, lambda text: int(setting_readers.one_of("0", "1")(text)))
     data_dir: Path = Path(".data")
     """The folder in which the embedded store keeps its files where REDIS_URL is not set."""
+    misspelt: tuple[str, ...] = ()
+    """What is said of variables that look like settings and are none."""
+
+    @property
+    def store_url(self) -> str | None:
+        """REDIS_URL, with what the other settings say of its TLS."""
+        verify = self.redis_tls_verify == "full"
+        return None if self.redis_url is None else redis_url.with_tls(self.redis_url, self.redis_ca, verify=verify)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed and may hurt, a line for each, to be told at each start."""
+        return tuple(_warnings(self))
 
     @classmethod
     def names(cls) -> dict[str, Any]:
@@ -141,9 +172,10 @@ class Config:
             except ValueError as error:
                 mistakes.append(f"{name}: {error}")
         mistakes += _contradictions(cls(**values))
+        mistakes += _unusable(source)
         if mistakes:
             raise ConfigError(mistakes)
-        return cls(**values)
+        return cls(**values, misspelt=tuple(_misspelt([*source, *(over or {})])))
 
 
 def _text(name: str, source: Mapping[str, str]) -> str | None:
@@ -158,6 +190,43 @@ def _text(name: str, source: Mapping[str, str]) -> str | None:
         raise ValueError(f"cannot read the file that {name}_FILE names") from None
 
 
+def counts_folder() -> Path:
+    """The folder in which the workers of this master of gunicorn count their polls. gunicorn.conf.py makes it."""
+    return Path(tempfile.gettempdir()) / f"eventpoll-{os.getuid()}-{os.getpid()}"
+
+
+def _unusable(source: Mapping[str, str]) -> Iterator[str]:
+    """A setting of a library's with which each poll would be a 500."""
+    folder = source.get("PROMETHEUS_MULTIPROC_DIR") or source.get("prometheus_multiproc_dir")
+    if not folder or folder == str(counts_folder()):  # with --preload we are here before it is made
+        return
+    if not (Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        yield "PROMETHEUS_MULTIPROC_DIR: must name a folder that can be written to"
+
+
+def _misspelt(names: Iterable[str]) -> Iterator[str]:
+    ours = [name + end for name in Config.names() for end in ("", "_FILE")]
+    tails = [name.removeprefix(PREFIX) for name in ours if name.startswith(PREFIX)]
+    for name in sorted(set(names) - set(ours)):
+        near: list[str] = []
+        if looks_ours := name.startswith(PREFIX) and not KUBERNETES.fullmatch(name):
+            near = get_close_matches(name.removeprefix(PREFIX).upper(), tails, 1, 0.7)
+        elif name.upper().startswith("EV"):  # the prefix itself may be misspelt
+            near = get_close_matches(name.upper(), [PREFIX + tail for tail in tails], 1, 0.9)
+        if near or looks_ours:
+            meant = f": is {PREFIX}{near[0].removeprefix(PREFIX)} meant?" if near else ""
+            yield f"{name!a} is no setting, and nothing reads it{meant}"
+
+
+def _warnings(config: Config) -> Iterator[str]:
+    yield from config.misspelt
+    if config.store_url is not None and not redis_url.read(config.store_url).verified:
+        yield (
+            "The certificate of the store is not checked: whoever is on the way to it can read and change everything. "
+            "Set EVENTPOLL_REDIS_CA instead, where the store's authority is known"
+        )
+
+
 def _contradictions(config: Config) -> Iterator[str]:
     wanted = {"obie": "PS256", "wso2": "RS256"}.get(config.set_profile)
     keys = config.signing_keys.keys if config.signing_keys else []
@@ -165,6 +234,15 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f"EVENTPOLL_SET_PROFILE: {config.set_profile} needs an RSA key for {wanted} in EVENTPOLL_SIGNING_KEYS"
     if config.wait_replicas and config.redis_url is None:
         yield "EVENTPOLL_WAIT_REPLICAS: the embedded store has no replicas; set REDIS_URL"
+    if config.redis_url is not None and config.redis_ca is not None:
+        if config.redis_tls_verify == "none":
+            yield "EVENTPOLL_REDIS_CA and EVENTPOLL_REDIS_TLS_VERIFY=none: set one of them"
+        elif not redis_url.read(config.redis_url).tls:
+            yield "EVENTPOLL_REDIS_CA: REDIS_URL does not begin with rediss, so there is no certificate to check"
+    try:
+        redis_url.read(config.store_url or "redis://embedded")
+    except redis_url.BadUrl as error:
+        yield f"REDIS_URL, with EVENTPOLL_REDIS_CA and EVENTPOLL_REDIS_TLS_VERIFY: {error}"
     token = (config.token_issuer, config.token_audience, config.token_jwks)
     if any(token) and not all(token):
         yield "EVENTPOLL_TOKEN_ISSUER, EVENTPOLL_TOKEN_AUDIENCE and EVENTPOLL_TOKEN_JWKS: set all three or none"

@@ -1,4 +1,4 @@
-"""Certificates for the tests, made on the spot: of an authority, of servers on loopback, of clients."""
+"""Certificates made on the spot: of an authority, of servers on loopback, of clients."""
 
 import base64
 import datetime
@@ -45,19 +45,19 @@ class Certificate:
         self.bound: dict[str, Any] = {"cnf": {"x5t#S256": self.thumbprint}}
 
     def rfc9440(self) -> str:
-        """As RFC 9440 section 2.1 writes it: a byte sequence of structured fields."""
+        """Return it as RFC 9440 section 2.1 writes it: a byte sequence of structured fields."""
         return f":{base64.b64encode(self.der).decode()}:"
 
     def escaped(self) -> str:
-        """As nginx's $ssl_client_escaped_cert writes it."""
+        """Return it as nginx's $ssl_client_escaped_cert writes it."""
         return quote(self.pem, safe="")
 
     def envoy(self, before: str = "") -> str:
-        """As Envoy's x-forwarded-client-cert writes it."""
+        """Return it as Envoy's x-forwarded-client-cert writes it."""
         return f'{before}Hash={hashlib.sha256(self.der).hexdigest()};Cert="{self.escaped()}";Subject="/C=GB/CN=tpp"'
 
     def files(self, directory: Path) -> tuple[str, str]:
-        """The certificate and the key, each in a file."""
+        """Write the certificate and the key, each to a file; return their names."""
         names = directory / f"{self.thumbprint}.pem", directory / f"{self.thumbprint}.key"
         names[0].write_text(self.pem)
         form = serialization.PrivateFormat.PKCS8

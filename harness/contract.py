@@ -1,4 +1,4 @@
-"""Whether an answer is one that /openapi.json tells of: its status, media type, headers and body."""
+"""Checks answers against /openapi.json: status, media type, headers and body."""
 
 import base64
 import copy
@@ -23,7 +23,7 @@ PATHS = [
 
 
 def closed(shape: Any) -> Any:
-    """The same schemas, with no room for members that they do not name: what goes out undocumented is found."""
+    """Return the same schemas without room for members that they do not name, so that undocumented ones are found."""
     if isinstance(shape, list):
         return [closed(each) for each in shape]
     if not isinstance(shape, dict):
@@ -36,7 +36,7 @@ def closed(shape: Any) -> Any:
 
 @lru_cache(maxsize=1)
 def registry() -> Registry[Any]:
-    """The document, for its schemas to be found in."""
+    """Return the document, in which references between its schemas are resolved."""
     told = copy.deepcopy(document())
     told["components"]["schemas"] = closed(told["components"]["schemas"])
     found: Registry[Any] = Registry().with_resource(WHERE, DRAFT202012.create_resource(told))
@@ -45,19 +45,19 @@ def registry() -> Registry[Any]:
 
 @cache
 def validator(*pointer: str) -> Validator:
-    """What checks values against the schema at that place of the document."""
+    """Return what checks values against the schema at that place of the document."""
     place = "/".join(part.replace("~", "~0").replace("/", "~1") for part in pointer)
     return Draft202012Validator({"$ref": f"{WHERE}#/{place}"}, registry=registry())
 
 
 def path_of(path: str) -> str | None:
-    """The path of the document that a request's path is one of, if any."""
+    """Return the path of the document that a request's path matches, if any."""
     bare = path.partition("?")[0]
     return next((template for pattern, template in PATHS if pattern.fullmatch(bare)), None)
 
 
 def check(method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    """Fails where the document has no such answer. What it does not have a call for is passed over."""
+    """Raise AssertionError where the document has no such answer. Requests for which it has no call are passed over."""
     template = path_of(path)
     call = document()["paths"].get(template or "", {}).get(method.lower())
     if template is None or call is None:
@@ -87,7 +87,7 @@ def check(method: str, path: str, status: int, headers: Mapping[str, str], body:
 
 
 def unpacked(content: Mapping[str, Any], value: Any) -> Any:
-    """The JSON that stands in base64 in WSO2's form; any other value as it is."""
+    """Return the JSON that stands in base64 in WSO2's form; any other value as it is."""
     if "request" not in content["schema"].get("properties", {}):
         return value
     return json.loads(base64.b64decode(value["request"]))

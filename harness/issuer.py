@@ -1,4 +1,4 @@
-"""A token issuer on loopback: its keys, its tokens, its JWK Set, which it may lose, turn or be away with."""
+"""A token issuer on loopback: its keys, its tokens, its JWK Set, which may change or be out of reach."""
 
 import base64
 import json
@@ -22,11 +22,11 @@ KEYS: dict[str, Key] = {
     "EdDSA": OKPKey.generate_key("Ed25519", {"kid": "ed"}),
 }
 STRANGER = RSAKey.generate_key(2048, {"kid": "ps"})
-"""A key that is not the issuer's, under the name of one that is."""
+"""A key of somebody else's, with the kid of one of the issuer's."""
 
 
 def claims(client: str = "tpp", scope: str = "eventpolling", **others: Any) -> dict[str, Any]:
-    """What a token of the client-credentials grant says (RFC 9068 section 2.2). None takes a claim out."""
+    """Return the claims of a token of the client-credentials grant (RFC 9068 section 2.2). None takes a claim out."""
     now = int(time.time())
     said = {
         "iss": NAME,
@@ -45,7 +45,7 @@ def claims(client: str = "tpp", scope: str = "eventpolling", **others: Any) -> d
 def sign(
     said: Mapping[str, Any] | bytes, alg: str = "PS256", key: Key | None = None, header: Mapping[str, Any] | None = None
 ) -> str:
-    """A token; None in `header` takes a member out."""
+    """Return a token; None in `header` takes a member out."""
     key = key or KEYS[alg]
     members = {"alg": alg, "typ": "at+jwt", "kid": key.get("kid"), **(header or {})}
     protected = {name: value for name, value in members.items() if value is not None}
@@ -54,23 +54,23 @@ def sign(
 
 
 def token(client: str = "tpp", scope: str = "eventpolling", alg: str = "PS256", **others: Any) -> str:
-    """A good token, but for what `others` say."""
+    """Return a good token, but for what `others` say."""
     return sign(claims(client, scope, **others), alg)
 
 
 def encoded(part: Any) -> str:
-    """One part of a compact serialisation."""
+    """Return one part of a compact serialisation."""
     text = part if isinstance(part, bytes) else json.dumps(part).encode()
     return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
 
 def jwks(*keys: Key) -> str:
-    """A JWK Set of the public halves: all of ours where none is named."""
+    """Return a JWK Set of the public halves of these keys, or of all of KEYS."""
     return json.dumps({"keys": [key.as_dict(private=False) for key in keys or KEYS.values()]})
 
 
 def settings(source: str | None = None) -> dict[str, str]:
-    """The settings of a service that takes these tokens."""
+    """Return the settings of a service that takes these tokens."""
     return {
         "EVENTPOLL_TOKEN_ISSUER": NAME,
         "EVENTPOLL_TOKEN_AUDIENCE": AUDIENCE,
@@ -79,12 +79,12 @@ def settings(source: str | None = None) -> dict[str, str]:
 
 
 def bearer(text: str) -> dict[str, str]:
-    """An Authorization header (RFC 6750 section 2.1)."""
+    """Return an Authorization header (RFC 6750 section 2.1)."""
     return {"Authorization": f"Bearer {text}"}
 
 
 class Issuer:
-    """The address at which the keys are."""
+    """A server that publishes the keys at `url`."""
 
     def __init__(self) -> None:
         self.published = jwks()
@@ -107,21 +107,21 @@ class Issuer:
                 self.wfile.write(issuer.published.encode() if issuer.body is None else issuer.body)
 
             def log_message(self, *_: Any) -> None:
-                """Nothing."""
+                """Log nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/jwks.json"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
-        """Be away for good."""
+        """End the server for good."""
         self.server.shutdown()
         self.server.server_close()
 
 
 @contextmanager
 def running() -> Iterator[Issuer]:
-    """An issuer, for a while."""
+    """Run an issuer for a while."""
     issuer = Issuer()
     try:
         yield issuer

@@ -8,12 +8,17 @@ from pathlib import Path
 from eventpoll.store.redis.embedded import binary
 from harness import ROOT
 
-INHERITED = ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_CONFIG")
+INHERITED = ("PATH", "HOME", "LANG")
+COVERAGE = "COVERAGE_PROCESS_CONFIG"
 
 
-def environment() -> dict[str, str]:
-    """Return the few variables of ours that a program needs; its settings come from the caller alone."""
-    return {name: os.environ[name] for name in INHERITED if name in os.environ}
+def environment(*, counted: bool = True) -> dict[str, str]:
+    """Return the few variables of ours that a program needs; its settings come from the caller alone.
+
+    `counted`: whether what it runs counts for coverage, which takes time.
+    """
+    names = (*INHERITED, COVERAGE) if counted else INHERITED
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def redis_program() -> str:

@@ -23,6 +23,7 @@ BANK_SETTINGS = {
     "EVENTPOLL_BANK_PASSWORD": BANK[1],
     "EVENTPOLL_ISSUER": ISSUER,
 }
+"""The settings of a service for this bank."""
 
 
 @dataclass

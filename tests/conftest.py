@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fakeredis
 import pytest
@@ -15,6 +16,7 @@ from app import create_app
 from eventpoll.settings import Config
 from eventpoll.store.records import Rules
 from eventpoll.store.store import Store
+from harness import schedule
 from harness.redis_servers import RedisServer
 from harness.service import BANK_SETTINGS, Server, start_server
 
@@ -24,10 +26,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--store", metavar="REDIS_URL", help="the store of the server that most tests share")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes long first."""
+    schedule.longest_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Take the long files apart, where there are several processes."""
+    return schedule.scheduler(config, log)
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One server for all tests that leave it as it is."""
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    """One server for all tests that leave it as it is. Nobody kills it, so it need not wait for the disk."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendfsync", "no").start()
     yield server
     server.kill()
 

@@ -303,3 +303,14 @@ def test_a_push_to_a_store_that_is_away_raises_connection_error() -> None:
     eventpoll.init_app(app)
     with pytest.raises(ConnectionError, match="the store is not available"):
         eventpoll.push(app, "tpp", secevent=set_of("a"))
+
+
+def test_a_bank_that_mounts_it_is_warned_of_a_misspelt_name(caplog: pytest.LogCaptureFixture) -> None:
+    """In the environment or in app.config: the application's log says so once, as gunicorn's does."""
+    mine = Flask("bank")
+    mine.config.update(EVENTPOLL_MAX_EVENT=5, EVENTPOLL_LONG_POLL_SECONDS=0)
+    with caplog.at_level("WARNING", "eventpoll"):
+        eventpoll.init_app(mine)
+    assert [record.getMessage() for record in caplog.records] == [
+        "'EVENTPOLL_MAX_EVENT' is no setting, and nothing reads it: is EVENTPOLL_MAX_EVENTS meant?"
+    ]

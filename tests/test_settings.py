@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ from limits import RateLimitItemPerMinute
 
 from eventpoll.settings import Config, ConfigError
 from harness import ROOT
+from harness.certificates import Certificate
 from harness.ports import free_port
 
+AUTHORITY = Certificate("Authority")
 RSA_KEY = RSAKey.generate_key(2048, {"kid": "rsa"})
 PRIVATE = json.dumps({"keys": [RSA_KEY.as_dict(private=True)]})
 PUBLIC = json.dumps({"keys": [RSA_KEY.as_dict(private=False)]})
@@ -38,6 +41,8 @@ GOOD = [
     ("REDIS_URL", "redis://127.0.0.1:6379/0", "redis_url", "redis://127.0.0.1:6379/0"),
     ("REDIS_URL", "rediss://user:p%2Fw@redis.example:6380/1", "redis_url", "rediss://user:p%2Fw@redis.example:6380/1"),
     ("REDIS_URL", "unix:///run/redis.sock?db=1", "redis_url", "unix:///run/redis.sock?db=1"),
+    ("EVENTPOLL_REDIS_CA", AUTHORITY.pem.strip(), "redis_ca", AUTHORITY.pem.strip()),
+    ("EVENTPOLL_REDIS_TLS_VERIFY", "none", "redis_tls_verify", "none"),
     ("PORT", "65535", "port", 65535),
     ("WEB_CONCURRENCY", "3", "web_concurrency", 3),
     ("EVENTPOLL_ISSUER", "https://bank.example", "issuer", "https://bank.example"),
@@ -89,6 +94,10 @@ BAD = [
     ("REDIS_URL", "redis://host:no-port"),
     ("REDIS_URL", "redis://"),
     ("REDIS_URL", "redis://[::1"),
+    ("EVENTPOLL_REDIS_CA", "/nowhere/ca.pem"),
+    ("EVENTPOLL_REDIS_CA", __file__),
+    ("EVENTPOLL_REDIS_CA", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----"),
+    ("EVENTPOLL_REDIS_TLS_VERIFY", "no"),
     ("PORT", "0"),
     ("PORT", "65536"),
     ("PORT", "http"),
@@ -154,6 +163,8 @@ BAD = [
 
 DEFAULTS = {
     "redis_url": None,
+    "redis_ca": None,
+    "redis_tls_verify": "full",
     "port": 8000,
     "web_concurrency": os.cpu_count() or 1,
     "bank_username": None,
@@ -233,6 +244,106 @@ def test_replicas_are_waited_for_where_there_may_be_some() -> None:
     assert Config.from_environ(given).wait_replicas == 2
     (mistake,) = mistakes(EVENTPOLL_WAIT_REPLICAS="2")
     assert "no replicas" in mistake
+
+
+def test_what_is_said_of_the_stores_tls_is_said_once() -> None:
+    """In REDIS_URL or in settings; and not where there is no TLS, as someone would believe that there is."""
+    url, pem = "rediss://store", AUTHORITY.pem
+    assert Config.from_environ({"REDIS_URL": url}).store_url == url
+    assert mistakes(REDIS_URL=f"{url}?ssl_ca_data=x", EVENTPOLL_REDIS_CA=pem)
+    (mistake,) = mistakes(REDIS_URL=f"{url}?ssl_cert_reqs=required", EVENTPOLL_REDIS_TLS_VERIFY="none")
+    assert "ssl_cert_reqs twice" in mistake
+    assert mistakes(REDIS_URL=url, EVENTPOLL_REDIS_CA=pem, EVENTPOLL_REDIS_TLS_VERIFY="none") == [
+        "EVENTPOLL_REDIS_CA and EVENTPOLL_REDIS_TLS_VERIFY=none: set one of them"
+    ]
+    (mistake,) = mistakes(REDIS_URL="redis://store", EVENTPOLL_REDIS_CA=pem)
+    assert mistake.startswith("EVENTPOLL_REDIS_CA: REDIS_URL does not begin with rediss")
+    plain = {"REDIS_URL": "redis://store", "EVENTPOLL_REDIS_TLS_VERIFY": "none"}
+    assert Config.from_environ(plain).store_url == "redis://store"
+    assert Config.from_environ({"EVENTPOLL_REDIS_CA": pem}).store_url is None
+
+
+@pytest.mark.parametrize(
+    ("url", "verify", "warned"),
+    [
+        ("rediss://store", "none", True),
+        ("rediss+cluster://store", "none", True),
+        ("rediss://store?ssl_cert_reqs=none", "", True),
+        ("rediss://store?ssl_check_hostname=false", "", True),
+        ("rediss://store", "full", False),
+        ("redis://store", "none", False),
+        ("", "none", False),
+    ],
+)
+def test_a_certificate_that_is_not_checked_is_warned_of(url: str, verify: str, warned: bool) -> None:
+    """However it came to be so."""
+    config = Config.from_environ({"REDIS_URL": url, "EVENTPOLL_REDIS_TLS_VERIFY": verify})
+    assert bool(config.warnings) == warned
+    assert all("certificate of the store is not checked" in warning for warning in config.warnings)
+
+
+MISSPELT = [
+    ("EVENTPOLL_ISUER", "EVENTPOLL_ISSUER"),
+    ("EVENTPOLL_BANK_PASWORD_FILE", "EVENTPOLL_BANK_PASSWORD_FILE"),
+    ("EVENTPOLL_LONG_POLL_SECS", "EVENTPOLL_LONG_POLL_SECONDS"),
+    ("EVENTPOLL_MAX_EVENT", "EVENTPOLL_MAX_EVENTS"),
+    ("EVENTPOLL_max_events", "EVENTPOLL_MAX_EVENTS"),
+    ("eventpoll_issuer", "EVENTPOLL_ISSUER"),
+    ("EVENTPOL_ISSUER", "EVENTPOLL_ISSUER"),
+    ("EVENT_POLL_BANK_USERNAME", "EVENTPOLL_BANK_USERNAME"),
+    ("EVENTPOLL_COLOUR_OF_THE_SKY", ""),
+    ("EVENTPOLL_", ""),
+    ("EVENTPOLL_\x1b[31m", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "meant"), MISSPELT)
+def test_a_misspelt_name_is_warned_of_with_the_nearest(name: str, meant: str) -> None:
+    """Issue 13, 23. A warning, not a mistake: the next version may know it, or the last one did."""
+    for config in (Config.from_environ({name: "x"}), Config.from_environ({}, {name: "x"})):
+        (warning,) = config.warnings
+        assert ascii(name) in warning
+        assert warning.isprintable()
+        assert warning.endswith(f": is {meant} meant?" if meant else "nothing reads it")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *Config.names(),
+        *(f"{name}_FILE" for name in Config.names()),
+        "EVENTPOLL_SERVICE_HOST",
+        "EVENTPOLL_SERVICE_PORT_HTTP",
+        "EVENTPOLL_PORT",
+        "EVENTPOLL_PORT_80_TCP",
+        "EVENTPOLL_PORT_80_TCP_ADDR",
+        "EVENTPOLL_WEB_SERVICE_PORT",
+        "PATH",
+        "PORTS",
+        "REDIS_TLS_URL",
+        "EVENTS",
+    ],
+)
+def test_what_is_a_setting_or_somebody_elses_is_not_warned_of(name: str) -> None:
+    """Kubernetes sets EVENTPOLL_PORT and its like in every pod, for the Service that deploy/kubernetes.yaml makes."""
+    assert Config.from_environ({name: ""}).warnings == ()
+
+
+def test_what_the_table_says_of_values_is_enforced() -> None:
+    """Issue 13, 23: "at most" in docs/operations.md is a mistake beyond; "https" and a length are for check to say."""
+    table = (
+        (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").partition("## Settings")[2].partition("\n## ")[0]
+    )
+    rows = dict(re.findall(r"^\| `([A-Z0-9_]+)` \|[^|]*\|(.*)\|$", table, re.M))
+    assert set(rows) == set(Config.names())
+    bounded = {name: int(found[1]) for name, row in rows.items() if (found := re.search(r"at most ([0-9]+)", row))}
+    assert bounded
+    for name, most in bounded.items():
+        values = {"REDIS_URL": "redis://store", name: str(most)}
+        assert getattr(Config.from_environ(values), Config.names()[name].name) == most
+        assert mistakes(**{**values, name: str(most + 1)})
+    for name in ("EVENTPOLL_BANK_PASSWORD", "EVENTPOLL_ISSUER"):
+        assert "`check` warns" in rows[name]
 
 
 def test_every_variable_has_its_rows_here() -> None:

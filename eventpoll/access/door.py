@@ -4,7 +4,7 @@ import base64
 import binascii
 import hashlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,33 +15,45 @@ from flask import Request
 from eventpoll.access.failed_logins import Guesses, Slowing
 from eventpoll.access.issuer_keys import NoKeys
 from eventpoll.access.passwords import Password
+from eventpoll.access.proofs import Proofs
 from eventpoll.access.tokens import BANK_SCOPE, Protector, Token
 from eventpoll.errors import Refused
+from eventpoll.store.errors import Denied, NoStream
 from eventpoll.store.keys import TPP
 from eventpoll.store.records import EVERY_FAMILY, FAMILIES
 
 BASIC = 'Basic realm="eventpoll", charset="UTF-8"'
-PROVEN = "eventpoll.proven"
-"""In an environ: it is proven who asks."""
+PROVEN, CLAIMED = "eventpoll.proven", "eventpoll.claimed"
+"""In an environ: who asks is proven; the name that the credentials give, proven or not."""
 
 
 def loggable(environ: dict[str, Any], text: str) -> str:
     """Return what may be logged of a name or a path that a caller sent.
 
-    Until it is proven who asks, that is what stands before the first colon: behind it may stand a secret, where a
-    colon is misplaced or somebody took a URL with credentials for a path.
+    Until the caller is proven, that is the part before the first colon. A secret may follow the colon: a colon may be
+    misplaced, or a URL with credentials may stand in for a path.
     """
     return text if PROVEN in environ else text.partition(":")[0]
 
 
 @dataclass(frozen=True)
-class Caller:
-    """Who asks.
+class Claim:
+    """The name of a TPP and the SHA-256 of a secret, as HTTP Basic brings them. A claim grants nothing: Door proves it.
 
-    `bank` and `polls` say what the caller may do: the bank's calls, and polling the stream of `name`. Of a stream
-    it sees the SETs of its `families`. A TPP that showed a secret has its hash in `proof`: the store checks it in
-    the same step in which it does what is asked. `guessed` where that secret counts as a guess of the bank's password
-    as well, until it is proven.
+    `guessed`: the secret counts as a guess of the bank's password too, until it is proven.
+    """
+
+    name: str
+    proof: str
+    guessed: bool = False
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A proven caller. Only Door makes one.
+
+    `bank`: may make the bank's calls. `polls`: may poll the stream of `name`, and sees the SETs of its `families`.
+    `proof`: the SHA-256 of the secret of a TPP that showed one, for poll.lua, which checks it again in its own step.
     """
 
     name: str
@@ -49,7 +61,6 @@ class Caller:
     bank: bool = False
     polls: bool = False
     families: str = EVERY_FAMILY
-    guessed: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,45 +73,84 @@ class Bank:
 
 @dataclass(frozen=True)
 class Door:
-    """Where callers say who they are."""
+    """Proves callers by their credentials. `prove` asks the store: it raises NoStream or Denied for a wrong secret."""
 
     bank: Bank | None
+    prove: Callable[[str, str], None]
     tokens: Protector | None = None
     poll_scopes: Sequence[str] = ()
     slowing: Slowing = field(default_factory=Slowing)
     bank_scopes: Sequence[str] = (BANK_SCOPE,)
     guesses: Guesses = field(default_factory=Guesses)
+    proofs: Proofs = field(default_factory=Proofs)
 
-    def caller(self, request: Request, wanted: Sequence[str] | None = None, *, is_tpps: bool = False) -> Caller:
-        """Name the caller. Raises Refused: 401, 403 for a token without a scope of ours, 429 for too many guesses of
-        the bank's password.
+    def caller(self, request: Request, wanted: Sequence[str]) -> Caller:
+        """Return the caller of anything but a poll, proven by the store each time.
 
-        `wanted` are the scopes that open what is asked for, as the refusal names them; None: those that let a TPP poll.
-        On a path that `is_tpps` alone the bank's user name is one like any other: its right password takes the way of
-        a wrong one, so that no answer, header or delay tells them apart.
+        `wanted`: the scopes that open the call, for the refusal of a token without them. Raises Refused: 401; 403 for
+        a token without a scope of ours; 429 for too many guesses of the bank's password. Raises Unavailable.
         """
+        found = self._identify(request, wanted)
+        return found if isinstance(found, Caller) else self._proven(request, found)
+
+    def poller(self, request: Request, *, is_tpps: bool) -> Caller:
+        """Return the caller of a poll, proven by the store or, some seconds later, by this process's memory.
+
+        poll.lua checks the secret once more, in the step that fetches and settles. On a path that `is_tpps` alone, the
+        bank's user name is a name like any other: its right password is answered like a wrong one, in every header and
+        delay. Raises as `caller` does.
+        """
+        found = self._identify(request, self.poll_scopes, is_tpps=is_tpps)
+        if isinstance(found, Caller):
+            return found
+        if self.proofs.has(found.name, found.proof):
+            return self._accept(request, found)
+        caller = self._proven(request, found)
+        self.proofs.add(found.name, found.proof)
+        return caller
+
+    def revoked(self, request: Request, caller: Caller) -> Refused:
+        """Return the refusal of a caller whose secret was rotated or deleted since it was proven: poll.lua says so."""
+        self.proofs.drop(caller.name, caller.proof)
+        return self.denied(request, caller.name)
+
+    def _proven(self, request: Request, claim: Claim) -> Caller:
+        try:
+            self.prove(claim.name, claim.proof)
+        except (NoStream, Denied):
+            raise self.denied(request, claim.name) from None
+        return self._accept(request, claim)
+
+    def _accept(self, request: Request, claim: Claim) -> Caller:
+        request.environ[PROVEN] = True
+        if claim.guessed and self.bank is not None:  # a TPP may have the name of the bank's user: it guessed nothing
+            self.guesses.forgive(request.remote_addr or "", self.bank.username)
+        return Caller(claim.name, claim.proof, polls=True)
+
+    def _identify(self, request: Request, wanted: Sequence[str], *, is_tpps: bool = False) -> Caller | Claim:
+        """Read the credentials: the bank and tokens are proven here, a TPP's secret is a claim."""
         header = request.headers.get("Authorization", "")
         scheme, _, rest = header.partition(" ")
         if scheme.lower() == "bearer" and rest.strip() and self.tokens is not None:
-            return self._bearer(request, self.tokens, self.poll_scopes if wanted is None else wanted)
+            return self._bearer(request, self.tokens, wanted)
         credentials = _basic(rest) if scheme.lower() == "basic" else None
         if credentials is None:
-            wanted = (
-                "a bearer token" if self.tokens is not None else "HTTP Basic with the name of the TPP and its secret"
-            )
-            raise Refused("unauthenticated", f"credentials are wanted: {wanted}", headers=self._challenge())
+            kind = "a bearer token" if self.tokens is not None else "HTTP Basic with the name of the TPP and its secret"
+            raise Refused("unauthenticated", f"credentials are wanted: {kind}", headers=self._challenge())
         username, _, password = credentials.partition(":")
         bank = self.bank if self.bank is not None and not is_tpps and username == self.bank.username else None
+        request.environ[CLAIMED] = username
         if bank is not None and self._shows(request, bank, password):
             request.environ[PROVEN] = True
             return Caller(username, bank=True)
         name, _, secret = credentials.rpartition(":")  # no secret of ours holds a colon, but a name may
         if not TPP.fullmatch(name):
             raise self.denied(request, username)
-        return Caller(name, hash_of(secret), polls=True, guessed=bank is not None)
+        request.environ[CLAIMED] = name
+        return Claim(name, hash_of(secret), guessed=bank is not None)
 
     def _shows(self, request: Request, bank: Bank, password: str) -> bool:
-        """Whether the password is the bank's. Raises Refused where it may not be compared now: 429, 503."""
+        """Return whether the password is the bank's. Raises Refused where it may not be compared now: 429, 503."""
         address = request.remote_addr or ""
         with bank.password.turn():
             self.guesses.count(address, bank.username)
@@ -109,14 +159,8 @@ class Door:
                 self.guesses.forgive(address, bank.username)
         return right
 
-    def proven(self, request: Request, caller: Caller) -> None:
-        """Note that a TPP's secret was right. The TPP may have the name of the bank's user: it guessed nothing."""
-        request.environ[PROVEN] = True
-        if caller.guessed and self.bank is not None:
-            self.guesses.forgive(request.remote_addr or "", self.bank.username)
-
     def denied(self, request: Request, name: str) -> Refused:
-        """The refusal of wrong credentials (RFC 9110 section 15.5.2), which comes slowly when they come often."""
+        """Return the 401 for wrong credentials (RFC 9110 section 15.5.2), after a delay if they come often."""
         # Counted under what stands before the first colon: behind it each guess of a password may be another name.
         self.slowing.failed(request.remote_addr or "", name.partition(":")[0])
         return Refused("unauthenticated", "the credentials are not right", headers=self._challenge())
@@ -148,7 +192,7 @@ class Door:
         except OAuth2Error:
             challenge = self._challenge('error="invalid_token"')
             raise Refused("unauthenticated", "the token is not valid here, or no longer", headers=challenge) from None
-        request.environ[PROVEN] = True
+        request.environ[PROVEN], request.environ[CLAIMED] = True, token.client
         granted = token.scopes.intersection(self.poll_scopes)
         bank = not token.scopes.isdisjoint(self.bank_scopes)
         families = EVERY_FAMILY if bank else _families(granted)
@@ -161,19 +205,19 @@ class Door:
 
 
 def _families(scopes: Iterable[str]) -> str:
-    """The families that scopes cover: each its own, and a scope that is none of them covers all."""
+    """Return the digits of the families that scopes cover: each scope its own; a scope without a family covers all."""
     if not set(scopes) <= set(FAMILIES):
         return EVERY_FAMILY
     return "0" + "".join(sorted(str(FAMILIES.index(scope)) for scope in scopes))
 
 
 def new_secret() -> str:
-    """A secret for a TPP: 256 random bits, so that one SHA-256 of it is safe to keep."""
+    """Return a new secret for a TPP: 256 random bits, so that one SHA-256 of it is safe to keep."""
     return secrets.token_urlsafe(32)
 
 
 def hash_of(secret: str) -> str:
-    """What is kept of a secret: its SHA-256, in hex."""
+    """Return the SHA-256 of a secret, in hex: all that is kept of it."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

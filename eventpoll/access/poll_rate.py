@@ -19,11 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class Counters(RedisStorage):
-    """The counters of limits, on the store's own client."""
+    """The counters of the library limits, on the store's own client.
+
+    The library's constructor runs whole, as its error handling needs all that it sets. It opens no connection; the
+    client that it makes is replaced, because it knows no Cluster, no Sentinel and none of our settings.
+    """
 
     def __init__(self, client: Any) -> None:
-        super(RedisStorage, self).__init__()
-        self.key_prefix = "eventpoll:limits"
+        super().__init__("redis://", key_prefix="eventpoll:limits")
         self.storage = client
         self.initialize_storage("")
 

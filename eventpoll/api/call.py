@@ -3,16 +3,18 @@
 from flask import request
 from werkzeug.routing import BaseConverter
 
+from eventpoll.access.door import CLAIMED
 from eventpoll.service import Service
 from eventpoll.web import request_log
 
 
 def let_in(service: Service) -> None:
-    """Raises Refused unless it is the bank that asks: 401 to strangers, 403 to TPPs."""
-    caller = service.door.caller(request, service.door.bank_scopes)
-    request_log.note(request.environ, caller=caller.name)
+    """Let the bank pass. Raises Refused: 401 to strangers, 403 to TPPs."""
+    try:
+        caller = service.door.caller(request, service.door.bank_scopes)
+    finally:
+        request_log.note(request.environ, caller=request.environ.get(CLAIMED))
     if not caller.bank:
-        service.prove(caller, request)
         words = "this is the bank's to do, and these are a TPP's credentials"
         raise service.door.forbidden(request, words, service.door.bank_scopes)
 

@@ -10,6 +10,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import cache
 from threading import get_ident
 from typing import Any
 
@@ -53,7 +54,12 @@ POLLS = Histogram(
     registry=OURS,
 )
 HOLDS = Histogram("eventpoll_hold_seconds", "How long polls were held", ("profile",), buckets=HELD, registry=OURS)
-HELD_NOW = Gauge("eventpoll_held_polls", "Polls that are held", registry=OURS, multiprocess_mode="livesum")
+
+
+@cache
+def held_now() -> Gauge:
+    """The number of held polls. Made when it is first needed, as its file is: to import this module makes none."""
+    return Gauge("eventpoll_held_polls", "Polls that are held", registry=OURS, multiprocess_mode="livesum")
 
 
 def counted(profile: str, answer: Callable[[Request], Told]) -> Callable[[Request], Told]:
@@ -105,7 +111,7 @@ def observer(child: Any) -> Callable[[float], None]:
 
 def watch(held: int, seconds: float | None) -> None:
     """A poll begins to be held, or, after so many seconds, no longer is: what Waiting tells."""
-    HELD_NOW.set(held)
+    held_now().set(held)
     if seconds is not None:
         WAITED[get_ident()] = seconds
 
@@ -143,6 +149,7 @@ class Polls(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The metrics that are ours: a bank that mounts eventpoll may keep its own in the same files."""
+        held_now()
         if not values.ValueClass._multiprocess:
             return OURS.collect()
         shared = MultiProcessCollector(CollectorRegistry())  # type: ignore[no-untyped-call]

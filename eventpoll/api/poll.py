@@ -9,7 +9,7 @@ import flask
 from flask import Blueprint, Request, Response
 from gevent import monkey
 
-from eventpoll.access.door import Caller, Door
+from eventpoll.access.door import CLAIMED, Caller, Door
 from eventpoll.api import metrics
 from eventpoll.delivery.held_polls import TooManyHeld
 from eventpoll.delivery.transmitter import Poll, TooManyJtis
@@ -70,20 +70,15 @@ def view(answer: Callable[[Request], Told], profile: Profile) -> Response:
 
 def poll(service: Service, profile: Profile, request: Request) -> Told:
     """Poll, acknowledge, report errors: RFC 8936 section 2.4. Raises Refused, Unavailable."""
-    caller = service.door.caller(request, is_tpps=not isinstance(profile, Wso2))
-    request_log.note(request.environ, profile=profile.name, tpp=caller.name)
     try:
-        want_json_answer(request)
-        members = profile.read(request)
-        tpp = _tpp(service.door, profile, caller, request)  # before the members are judged, as WSO2 does
-        asked = profile.poll(members)
-    except Refused:
-        service.prove(caller, request)  # who is not let in is told nothing else
-        raise
-    headers: dict[str, str] = {}
-    if service.rate is not None:
-        service.prove(caller, request)  # nobody else uses up what a TPP may ask
-        headers = service.rate.count(tpp)
+        caller = service.door.poller(request, is_tpps=not isinstance(profile, Wso2))
+    finally:
+        request_log.note(request.environ, profile=profile.name, tpp=request.environ.get(CLAIMED))
+    want_json_answer(request)
+    members = profile.read(request)
+    tpp = _tpp(service.door, profile, caller, request)  # before the members are judged, as WSO2 does
+    asked = profile.poll(members)
+    headers = service.rate.count(tpp) if service.rate is not None else {}
     try:
         answer = service.transmitter.poll(
             tpp,
@@ -98,12 +93,9 @@ def poll(service: Service, profile: Profile, request: Request) -> Told:
     except (NoStream, Denied):
         raise _unknown(service, profile, caller, tpp, request) from None
     except TooManyJtis as error:
-        service.prove(caller, request)
         raise Refused("field_invalid", str(error), "ack") from None
     except TooManyHeld as error:
-        service.door.proven(request, caller)
         raise _too_many(error, asked) from None
-    service.door.proven(request, caller)
     request_log.note(request.environ, tpp=tpp, sets=len(answer.sets), acked=answer.acked, reported=answer.reported)
     text, status = profile.write(answer, asked)
     return Told(text, status, profile.content_type, headers)
@@ -150,7 +142,7 @@ def _tpp(door: Door, profile: Profile, caller: Caller, request: Request) -> str:
 
 def _unknown(service: Service, profile: Profile, caller: Caller, tpp: str, request: Request) -> Refused:
     if not caller.bank:
-        return service.door.denied(request, caller.name)
+        return service.door.revoked(request, caller)
     # WSO2's own words, its two dots and its last blank included.
     words = f"A client was not found for the client id : '{tpp}' in the database.. "
     return Refused("client_unknown", words, cast(Wso2, profile).client_header)

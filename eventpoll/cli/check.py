@@ -79,6 +79,8 @@ def _server(facts: Facts, appendfsync: str, skew: float) -> Iterator[Finding]:
 
 
 def _settings(service: Service) -> Iterator[Finding]:
+    for warning in service.warnings:
+        yield Finding("warning", warning)
     minter = service.transmitter.minter
     if minter.keys is None:
         yield Finding("warning", "EVENTPOLL_SIGNING_KEYS is not set: only SETs signed by the bank can be pushed")

@@ -14,6 +14,8 @@ from eventpoll.store.errors import NewerLayout, Unavailable
 from eventpoll.store.inbox import Intake
 from eventpoll.worker.inbox import Inbox
 
+log = logging.getLogger(__name__)
+
 SWEEP_SECONDS = 60.0
 PAUSE_SECONDS = 2.0
 
@@ -27,6 +29,8 @@ def worker(service: Service, once: bool) -> None:
     Any number of workers may run. Without signing keys the inbox is left alone.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    for warning in service.warnings:
+        log.warning("%s", warning)
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, _: stopping.append(signum))

@@ -137,10 +137,6 @@ class Transmitter:
                 answer = look()
         return replace(answer, acked=settled.acked, reported=settled.reported)
 
-    def prove(self, tpp: str, proof: str) -> None:
-        """Raises NoStream or Denied unless the secret is the stream's."""
-        self.store.poll(tpp, proof=proof, max_events=-1, profile="r")
-
     # -- for the bank -------------------------------------------------------------------------------------------
 
     def push(self, tpp: str, item: Event | Signed) -> tuple[str, bool]:

@@ -15,7 +15,20 @@ from eventpoll.store.redis.circuit_breaker import Circuit
 from eventpoll.store.redis.connection import node_of, seek
 from eventpoll.store.redis.pipelined import Command, RoundTrips
 
-NAMES = ("push", "poll", "configure", "rotate", "status", "peek", "find", "requeue", "discard", "sweep", "forget")
+NAMES = (
+    "push",
+    "poll",
+    "prove",
+    "configure",
+    "rotate",
+    "status",
+    "peek",
+    "find",
+    "requeue",
+    "discard",
+    "sweep",
+    "forget",
+)
 
 NOT_RUN = (NoScriptError, MovedError, AskError, TryAgainError)
 """Replies of a server that does not know the command, or does not keep the keys: nothing was run."""

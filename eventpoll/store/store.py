@@ -112,6 +112,10 @@ class Store:
         pairs = [(reply[i], reply[i + 1]) for i in range(5, len(reply), 2)]
         return Answer(pairs, more == 1, None if wait < 0 else wait / 1000, stale == 1, acked, reported)
 
+    def prove(self, tpp: str, proof: str) -> None:
+        """Check the SHA-256 of a TPP's secret, in hex. Raises NoStream, Denied."""
+        self._run("prove", tpp, proof)
+
     def configure(self, tpp: str, secret_hash: str, settings: Mapping[str, str]) -> bool:
         """Make or change a stream; the setting "" goes back to the service's own. Tells whether it is new."""
         # On a Cluster the list lives elsewhere, so the two cannot be one step: listed first, a stream is never

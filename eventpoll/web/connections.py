@@ -88,14 +88,12 @@ class Connection:
     def drained(self, body: Any) -> bool:
         """Read what is left of a body, so that its client comes to the answer; return whether all of it came."""
         left = UNWANTED_BYTES
-        with gevent.Timeout(self.seconds, False):  # type: ignore[arg-type]
-            try:
-                while left > 0 and (piece := body.read(65_536)):
-                    left -= len(piece)
-            except Exception:  # a chunk is none, or the connection broke off
-                return False
-            return left > 0
-        return False
+        try:
+            while left > 0 and (piece := body.read(65_536)):
+                left -= len(piece)
+        except Exception:  # a chunk is none, or the connection broke off
+            return False
+        return left > 0
 
 
 class TooMany(OSError):

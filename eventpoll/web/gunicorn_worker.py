@@ -59,7 +59,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         return Idle(self.idle, self.cfg.keepalive if self.alive else LAST_SECONDS)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serve a connection, from its first request to its end, unless its address has too many."""
+        """Serve a connection, from its first request to its end, unless its address has too many.
+
+        The peer is known by the address that it has, whatever socket it came by.
+        """
+        addr = unmapped(addr)
         try:
             with addresses.one_more(addr):
                 connection = Connection(client, settings.request_seconds)
@@ -141,6 +145,13 @@ class Idle:
         """Have its time be over now, if it still waits. Called by the hub, so that nothing comes between."""
         if self in self.idle:
             self.greenlet.throw(self.timeout)
+
+
+def unmapped(addr: Any) -> Any:
+    """What accept() returns, with the IPv4 address of a peer who speaks IPv4 to a socket for IPv6: without ::ffff:."""
+    if isinstance(addr, tuple) and addr[0].startswith("::ffff:") and "." in addr[0]:
+        return addr[0].removeprefix("::ffff:"), addr[1]
+    return addr
 
 
 def ssl_context(config: Any, default: Any) -> Any:

@@ -165,12 +165,19 @@ def test_by_default_there_is_no_rate(shared_server: Server) -> None:
 
 def test_a_store_that_is_away_is_503_not_429(serve: Callable[..., Server], own_redis: RedisServer) -> None:
     """Decision 19: where nothing can be counted, nothing can be answered either."""
-    server = serve(REDIS_URL=own_redis.url, EVENTPOLL_POLL_RATE="10/second")
+    server = serve(REDIS_URL=own_redis.url, EVENTPOLL_POLL_RATE="10/second", **issuer.settings())
     server.tpp("tpp")
     assert server.poll("tpp", NOW).status == 200
     own_redis.kill()
-    reply = server.poll("tpp", NOW)
-    assert (reply.status, int(reply.headers["retry-after"]) >= 1) == (503, True)
+    form = {"Content-Type": "application/x-www-form-urlencoded", "x-wso2-client-id": "tpp"}
+    for path, body, headers in (
+        ("/events", '{"returnImmediately":true}', {**JSON, "Authorization": basic("tpp", server.secrets["tpp"])}),
+        ("/events", '{"returnImmediately":true}', {**JSON, **bearer(token())}),
+        ("/open-banking/v4.0/events", '{"returnImmediately":true}', {**JSON, **bearer(token())}),
+        ("/api/fs/event-notifications/events", "request=e30", {**form, "Authorization": basic(*BANK)}),
+    ):
+        reply = server.request("POST", path, body, headers)
+        assert (reply.status, int(reply.headers["retry-after"]) >= 1) == (503, True), path
 
 
 @pytest.mark.parametrize("text", ["10/second", "600/minute", "5000/hour", "10 per 5 minutes", "1/second"])

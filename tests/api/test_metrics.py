@@ -60,21 +60,49 @@ def polls(found: dict[Key, float], **labels: str) -> int:
     return int(sum(count for has, count in counts if labels.items() <= has.items()))
 
 
+def settings(redis: RedisServer, signing_keys: str, hold: str = "1") -> dict[str, str]:
+    """A service on that store, which holds polls for so many seconds."""
+    return {
+        "REDIS_URL": redis.url,
+        **BANK_SETTINGS,
+        "EVENTPOLL_SIGNING_KEYS": signing_keys,
+        "EVENTPOLL_LONG_POLL_SECONDS": hold,
+        "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",
+    }
+
+
 @pytest.fixture
 def server(
     own_redis: RedisServer, signing_keys: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Server]:
-    """A service with three workers and a store of its own; it holds polls for a second, or as the test says."""
-    environ = {
-        "REDIS_URL": own_redis.url,
-        **BANK_SETTINGS,
-        "EVENTPOLL_SIGNING_KEYS": signing_keys,
-        "EVENTPOLL_LONG_POLL_SECONDS": getattr(request, "param", "1"),
-        "EVENTPOLL_FAILED_LOGIN_SECONDS": "0",
-    }
+    """A service with three workers and a store of its own, which has counted nothing yet."""
+    environ = settings(own_redis, signing_keys, getattr(request, "param", "1"))
     found = start_server(environ, tmp_path_factory.mktemp("metrics"), workers=3)
     yield found
     found.stop()
+
+
+@pytest.fixture(scope="module")
+def common_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The store of `common`."""
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def running(common_redis: RedisServer, signing_keys: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The service of `common`."""
+    server = start_server(settings(common_redis, signing_keys), tmp_path_factory.mktemp("metrics"), workers=3)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def common(running: Server, common_redis: RedisServer) -> Server:
+    """A service that has counted polls before, with an empty store: for who asks what is there, or what is stored."""
+    assert common_redis.ask(b"FLUSHALL").startswith(b"+OK")
+    return running
 
 
 def together(count: int, what: Callable[[int], Any]) -> None:
@@ -205,19 +233,19 @@ def test_the_time_for_which_a_poll_is_held_is_told_apart(server: Server) -> None
     assert value(found, "eventpoll_held_polls") == 0
 
 
-def test_a_stream_that_is_forgotten_takes_none_of_its_counts_away(server: Server) -> None:
+def test_a_stream_that_is_forgotten_takes_none_of_its_counts_away(common: Server) -> None:
     """A counter that goes back looks like a restart to Prometheus, which then counts all of it once more."""
     for tpp in ("a", "b"):
-        server.tpp(tpp)
-        server.push(tpp)
-        server.poll(tpp, PAUSED)
-    assert server.bank("DELETE", "/streams/a?force=true").status == 204
-    found = read(server)
+        common.tpp(tpp)
+        common.push(tpp)
+        common.poll(tpp, PAUSED)
+    assert common.bank("DELETE", "/streams/a?force=true").status == 204
+    found = read(common)
     assert [value(found, f"eventpoll_sets_{name}_total") for name in ("pushed", "delivered")] == [2, 2]
     assert value(found, "eventpoll_streams") == 1
-    server.tpp("a")
-    server.push("a")
-    assert value(read(server), "eventpoll_sets_pushed_total") == 3
+    common.tpp("a")
+    common.push("a")
+    assert value(read(common), "eventpoll_sets_pushed_total") == 3
 
 
 def test_counts_never_go_back_while_streams_come_and_go(store: Store, redis_server: RedisServer) -> None:
@@ -299,12 +327,12 @@ def test_no_name_of_a_tpp_breaks_the_format(store: Store, name: str) -> None:
     assert [dict(labels)["tpp"] for (metric, labels) in found if metric == "eventpoll_stream_oldest_seconds"] == [name]
 
 
-def test_tpps_and_strangers_get_nothing(server: Server) -> None:
+def test_tpps_and_strangers_get_nothing(common: Server) -> None:
     """interface.md: "Bank only"."""
-    server.tpp("a")
-    assert server.request("GET", "/metrics").status == 401
-    assert server.request("GET", "/metrics", auth=("a", "wrong")).status == 401
-    assert server.request("GET", "/metrics", auth=("a", server.secrets["a"])).status == 403
+    common.tpp("a")
+    assert common.request("GET", "/metrics").status == 401
+    assert common.request("GET", "/metrics", auth=("a", "wrong")).status == 401
+    assert common.request("GET", "/metrics", auth=("a", common.secrets["a"])).status == 403
 
 
 def test_while_the_store_is_away_that_is_what_is_told(serve: Callable[..., Server]) -> None:
@@ -317,12 +345,12 @@ def test_while_the_store_is_away_that_is_what_is_told(serve: Callable[..., Serve
     assert ("eventpoll_streams", ()) not in found
 
 
-def test_the_inbox_and_the_dead_are_counted(server: Server, own_redis: RedisServer) -> None:
+def test_the_inbox_and_the_dead_are_counted(common: Server, common_redis: RedisServer) -> None:
     """What waits to be minted, and what could not be."""
-    own_redis.ask(b"XADD eventpoll:inbox * tpp a")
+    common_redis.ask(b"XADD eventpoll:inbox * tpp a")
     for _ in range(2):
-        own_redis.ask(b"XADD eventpoll:inbox:dead * id 1-0 reason x")
-    found = read(server)
+        common_redis.ask(b"XADD eventpoll:inbox:dead * id 1-0 reason x")
+    found = read(common)
     assert (value(found, "eventpoll_inbox_entries"), value(found, "eventpoll_inbox_dead_entries")) == (1, 2)
 
 
@@ -367,15 +395,15 @@ def expressions() -> list[str]:
     return shown + alerts
 
 
-def test_every_metric_of_the_dashboard_and_the_alerts_is_a_real_one(server: Server) -> None:
+def test_every_metric_of_the_dashboard_and_the_alerts_is_a_real_one(common: Server) -> None:
     """Issue 7: "The dashboard's queries all exist in /metrics"; their labels too."""
-    server.tpp("a")
-    server.push("a")
-    server.push("a", "parked")
-    server.poll("a", {"setErrs": {"parked": {"err": "e"}}, "maxEvents": 0, **PAUSED})
-    server.tpp("b")
-    server.poll("b", {})
-    found = read(server)
+    common.tpp("a")
+    common.push("a")
+    common.push("a", "parked")
+    common.poll("a", {"setErrs": {"parked": {"err": "e"}}, "maxEvents": 0, **PAUSED})
+    common.tpp("b")
+    common.poll("b", {})
+    found = read(common)
     names = {name for name, _ in found}
     labels = {name: {label for other, has in found if other == name for label, _ in has} for name in names}
     for expression in expressions():
@@ -388,11 +416,11 @@ def test_every_metric_of_the_dashboard_and_the_alerts_is_a_real_one(server: Serv
         assert grouped <= set().union(*(labels[name] for name, _ in wanted)), expression
 
 
-def test_every_metric_stands_in_the_operators_handbook(server: Server) -> None:
+def test_every_metric_stands_in_the_operators_handbook(common: Server) -> None:
     """docs/operations.md, "Metrics": a row for each, and none that is not there."""
-    server.tpp("a")
-    server.poll("a", {})
+    common.tpp("a")
+    common.poll("a", {})
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `(eventpoll_\w+)", text, re.M))
-    reply = server.request("GET", "/metrics", auth=BANK).body.decode()
+    reply = common.request("GET", "/metrics", auth=BANK).body.decode()
     assert told == set(re.findall(r"^# TYPE (\S+) ", reply, re.M))

@@ -23,6 +23,14 @@ LONG = "a password that is long enough"
 Check = Callable[..., Result]
 
 
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that waits for its disk, as a bank's does."""
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture
 def run(environ: dict[str, str]) -> Check:
     """Run the check against a URL, with settings of the test's own; an empty one takes a setting away."""
@@ -185,6 +193,7 @@ def test_a_store_that_is_away_is_an_error(run: Check) -> None:
         ({"EVENTPOLL_ISSUER": ""}, "error", "EVENTPOLL_ISSUER is not set"),
         ({"EVENTPOLL_ISSUER": "http://bank.example"}, "warning", "is no https URL"),
         ({"EVENTPOLL_BANK_USERNAME": "", "EVENTPOLL_BANK_PASSWORD": ""}, "warning", "EVENTPOLL_BANK_USERNAME"),
+        ({"EVENTPOLL_MAX_EVENT": "5"}, "warning", "is EVENTPOLL_MAX_EVENTS meant?"),
         ({"EVENTPOLL_BANK_PASSWORD": "short"}, "warning", "EVENTPOLL_BANK_PASSWORD is short"),
         ({"EVENTPOLL_BANK_PASSWORD": "23 characters are short"}, "warning", "EVENTPOLL_BANK_PASSWORD is short"),
     ],

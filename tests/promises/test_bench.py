@@ -1,6 +1,5 @@
 """The benchmark runs, and tells of everything that it was to measure. How fast anything is, no test says."""
 
-import os
 import re
 import signal
 import subprocess
@@ -12,10 +11,10 @@ import pytest
 from bench.goals import goals
 from bench.sizes import SMOKE
 from harness import ROOT
-from harness.programs import children, is_running
+from harness.programs import children, environment, is_running
 from harness.waiting import wait_for
 
-PLAIN = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+PLAIN = environment(counted=False)
 COMMAND = [sys.executable, "-m", "bench.run", "--smoke"]
 
 

@@ -14,6 +14,8 @@ from chaos.run import FORMS
 from harness import ROOT
 from harness.programs import environment
 
+PLAIN = environment(counted=False)
+
 
 @pytest.mark.parametrize("arrangement", ["single", "waiting", "cluster"])
 def test_nothing_that_was_promised_is_broken_by_faults(arrangement: str, tmp_path: Path) -> None:
@@ -21,7 +23,12 @@ def test_nothing_that_was_promised_is_broken_by_faults(arrangement: str, tmp_pat
     output = tmp_path / "RESULTS.md"
     command = [sys.executable, "-m", "chaos.run", "--form", "short", "--seed", "8936", "--only", arrangement]
     done = subprocess.run(
-        [*command, "--output", str(output)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=500
+        [*command, "--output", str(output)],
+        cwd=ROOT,
+        env=PLAIN,
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     told = output.read_text(encoding="utf-8")
@@ -47,7 +54,7 @@ def test_one_fault_alone_may_be_played(tmp_path: Path) -> None:
     output = tmp_path / "RESULTS.md"
     command = [sys.executable, "-m", "chaos.run", "--form", "short", "--seed", "8936", "--only", "single"]
     command += ["--fault", "rolling restart (HUP)", "--seconds", "0.5", "--output", str(output)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=ROOT, env=PLAIN, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\| faults \| 1 \|$", output.read_text(encoding="utf-8"), re.M)
 

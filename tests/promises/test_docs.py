@@ -36,6 +36,7 @@ FIRST_LINES = {
     "forget": "forgotten",
     "peek": "jti-1",
     "poll": "0",
+    "prove": "proven",
     "push": "repeated",
     "requeue": "requeued",
     "rotate": "rotated",

@@ -34,6 +34,8 @@ from harness.sets import set_of
 from tests.promises.test_model import check_whole, contents
 from tests.promises.test_properties import any_polls, check_shape, damaged, mostly, values
 
+pytestmark = pytest.mark.no_cover  # tracing Hypothesis takes longer than the tests do
+
 SETTINGS = settings(derandomize=True, max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 
 PROFILES = all_profiles()

@@ -33,6 +33,8 @@ from eventpoll.store.store import Store
 from harness.redis_servers import RedisServer
 from harness.sets import set_of
 
+pytestmark = pytest.mark.no_cover  # tracing Hypothesis takes longer than the tests do
+
 SETTINGS = settings(
     derandomize=True,
     max_examples=150,

@@ -1,5 +1,9 @@
 """TLS on the way to Redis, with an authority of our own and a client certificate: one server, Sentinels, a Cluster."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -7,9 +11,11 @@ from urllib.parse import urlencode
 
 import pytest
 
+from eventpoll.settings import Config
 from eventpoll.store.errors import Unavailable
 from eventpoll.store.records import Rules
 from eventpoll.store.store import Store
+from harness import ROOT
 from harness.certificates import Certificate
 from harness.redis_servers import RedisServer, Tls, TlsRedisServer, client_of, redis_server
 from harness.service import start_server
@@ -82,6 +88,58 @@ def test_the_whole_life_of_sets_over_tls(
             assert server.bank("GET", "/streams/tpp-1").json["pending"] == 2
         finally:
             server.stop()
+
+
+@pytest.mark.parametrize("kind", [one, watched, several], ids=["one", "Sentinel", "Cluster"])
+def test_a_store_with_a_certificate_of_its_own_is_reached(kind: Kind, tmp_path: Path, theirs: Tls, ours: Tls) -> None:
+    """Issue 13, 22: Heroku's is self-signed, under other names, and its URL is the platform's to write."""
+    certificate = urlencode({"ssl_certfile": ours.certificate, "ssl_keyfile": ours.key})
+    with kind(tmp_path / "redis", theirs) as (url, _):
+        given = {"REDIS_URL": f"{url}?{certificate}"}
+        refused(given["REDIS_URL"])
+        pem = Path(ours.authority).read_text(encoding="utf-8")
+        for more in (
+            {"EVENTPOLL_REDIS_CA": ours.authority},
+            {"EVENTPOLL_REDIS_CA": pem},
+            {"EVENTPOLL_REDIS_CA_FILE": ours.authority},
+            {"EVENTPOLL_REDIS_TLS_VERIFY": "none"},
+        ):
+            store = Store.open(Config.from_environ({**given, **more}).store_url, Path(), Rules())
+            store.ping()
+            store.redis.close()
+
+
+@pytest.mark.parametrize(
+    ("more", "warned"),
+    [({"EVENTPOLL_REDIS_TLS_VERIFY": "none"}, True), ({"EVENTPOLL_REDIS_CA_FILE": "CA"}, False)],
+)
+def test_web_worker_check_and_push_set_go_by_the_settings_for_tls(
+    tmp_path: Path, theirs: Tls, ours: Tls, environ: dict[str, str], more: dict[str, str], warned: bool
+) -> None:
+    """Each start warns where the certificate is not checked; so does check, and no other command."""
+    certificate = urlencode({"ssl_certfile": ours.certificate, "ssl_keyfile": ours.key})
+    more = {name: value.replace("CA", ours.authority) for name, value in more.items()}
+    with one(tmp_path / "redis", theirs) as (url, _):
+        given = {**settings(environ, f"{url}?{certificate}"), **more}
+        server = start_server(given, tmp_path / "served")
+        try:
+            server.tpp("tpp-1")
+            push_set(given["REDIS_URL"], "tpp-1", **more)
+            assert server.bank("GET", "/streams/tpp-1").json["pending"] == 1
+        finally:
+            server.stop()
+        told = [server.log.read_text(), *(run(given, name).stderr for name in ("worker --once", "streams"))]
+        found = run(given, "check --json")
+        warnings = [each["what"] for each in json.loads(found.stdout)["findings"] if each["level"] == "warning"]
+    told.append(" ".join(warnings))
+    assert ["certificate of the store is not checked" in each for each in told] == [warned, warned, False, warned]
+
+
+def run(environ: dict[str, str], command: str) -> subprocess.CompletedProcess[str]:
+    """A command at a shell."""
+    words = [sys.executable, "-m", "flask", "eventpoll", *command.split()]
+    env = {"PATH": os.environ["PATH"], "FLASK_APP": str(ROOT / "wsgi.py"), **environ}
+    return subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
 
 
 def test_a_server_of_another_authority_is_not_believed(tmp_path: Path, theirs: Tls, ours: Tls) -> None:

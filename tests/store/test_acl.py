@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import redis
+from flask import Flask
 
 from app import create_app
 from eventpoll.settings import Config
@@ -87,9 +88,9 @@ def settings(environ: dict[str, str], url: str) -> dict[str, str]:
     }
 
 
-def shell(environ: dict[str, str], *arguments: str) -> Any:
+def shell(app: Flask, *arguments: str) -> Any:
     """What a command of the operator's prints as JSON."""
-    done = create_app(Config.from_environ(environ)).test_cli_runner().invoke(args=["eventpoll", *arguments, "--json"])
+    done = app.test_cli_runner().invoke(args=["eventpoll", *arguments, "--json"])
     assert done.exit_code == 0, (arguments, done.output)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -100,6 +101,7 @@ def polled_at(server: Server, tpp: str) -> Any:
 
 def life(server: Server, environ: dict[str, str], tpps: Sequence[str] = TPPS) -> None:
     """All that the service and its operator do with streams and SETs."""
+    operator = create_app(Config.from_environ(environ))
     assert server.request("GET", "/readyz").status == 200
     for tpp in tpps:
         server.tpp(tpp, max_pending=100)
@@ -119,19 +121,20 @@ def life(server: Server, environ: dict[str, str], tpps: Sequence[str] = TPPS) ->
         told = server.poll(tpp, {"ack": ["one", "four"], "setErrs": errors, "returnImmediately": True})
         assert (told.status, told.json["sets"]) == (200, {})
         assert "ratelimit" in told.headers
-        assert [each["jti"] for each in shell(environ, "errors", tpp)["sets"]] == ["two", "three"]
-        assert len(shell(environ, "peek", tpp)["sets"]) == 2
-        assert shell(environ, "requeue", tpp, "two")["sets"][0]["status"] == "requeued"
+        assert [each["jti"] for each in shell(operator, "errors", tpp)["sets"]] == ["two", "three"]
+        assert len(shell(operator, "peek", tpp)["sets"]) == 2
+        assert shell(operator, "requeue", tpp, "two")["sets"][0]["status"] == "requeued"
         assert server.bank("POST", f"/streams/{tpp}/sets/two/requeue").status == 409  # it is not parked
-        assert shell(environ, "purge", tpp, "three")["sets"][0]["status"] == "discarded"
+        assert shell(operator, "purge", tpp, "three")["sets"][0]["status"] == "discarded"
         assert server.bank("GET", f"/streams/{tpp}/sets/two").json["state"] == "pending"
         assert server.bank("POST", f"/streams/{tpp}/secret", {}).status == 200
-    assert [each["tpp"] for each in shell(environ, "streams")["streams"]] == list(tpps)
-    shell(environ, "purge")
+    assert [each["tpp"] for each in shell(operator, "streams")["streams"]] == list(tpps)
+    shell(operator, "purge")
     for path in ("/metrics", "/console", f"/console/streams/{tpps[1]}", "/console/search?jti=two"):
         assert server.bank("GET", path).status == 200, path
     assert server.bank("DELETE", f"/streams/{tpps[0]}?force=true").status in (200, 204)
-    shell({**environ, "EVENTPOLL_BANK_PASSWORD": "long-enough-for-the-check"}, "check")
+    checked = {**environ, "EVENTPOLL_BANK_PASSWORD": "long-enough-for-the-check"}
+    shell(create_app(Config.from_environ(checked)), "check")
 
 
 def heartbeat(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,14 +151,14 @@ def heartbeat(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store.redis.close()
 
 
-def push_set(url: str, tpp: str) -> None:
+def push_set(url: str, tpp: str, **more: str) -> None:
     """A SET, from a shell of the bank's."""
     done = subprocess.run(
         [str(ROOT / "bank" / "push-set"), tpp],
         input=set_of("shell"),
         capture_output=True,
         text=True,
-        env={"PATH": os.environ["PATH"], "REDIS_URL": url},
+        env={"PATH": os.environ["PATH"], "REDIS_URL": url, **more},
         timeout=60,
     )
     assert done.stdout == "shell: queued\n", done.stderr

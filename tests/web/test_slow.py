@@ -126,6 +126,14 @@ def test_a_byte_now_and_then_renews_nothing(impatient: Server) -> None:
     assert impatient.request("GET", "/healthz").status == 200
 
 
+def test_a_body_that_nobody_wants_and_that_does_not_end_is_cut(impatient: Server) -> None:
+    """Who sends fast is read for as long as a batch may be, so as to come to the answer, and no longer."""
+    head = KNOWN.replace(b"/events", b"/nothing") + b"Transfer-Encoding: chunked\r\n\r\n"
+    chunk = b"100000\r\n" + bytes(1_048_576) + b"\r\n"
+    with connect(impatient.port, head) as connection, pytest.raises(OSError, match=r"(?i)reset|pipe"):
+        connection.sendall(100 * chunk)
+
+
 def test_who_was_too_slow_stands_in_the_log(impatient: Server) -> None:
     """docs/operations.md: what did not reach the service, or was no request."""
     connection = connect(impatient.port, b"GET /healthz HTTP/1.1\r\n")

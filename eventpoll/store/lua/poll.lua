@@ -11,7 +11,7 @@
 --   KEYS[9]   requeued        hash     jti -> record of a pending SET that was parked before
 --   KEYS[10]  settled         hash     jti -> how it ended, in this dedupe window
 --   ARGV[1]   proof           SHA-256 of the secret that was shown, in hex; '' where it is known already who asks
---   ARGV[2]   max_events      the most SETs to hand out; 0 hands out none; -1 does no more than check the proof
+--   ARGV[2]   max_events      the most SETs to hand out; 0 hands out none
 --   ARGV[3]   redeliver_after milliseconds of a lease, unless the stream has its own
 --   ARGV[4]   max_deliveries  park a SET at its n-th delivery, 0 never, unless the stream has its own
 --   ARGV[5]   on_error        'park' or 'redeliver', unless the stream has its own
@@ -59,8 +59,6 @@ if proof ~= '' and proof ~= known[2]
     and not (proof == known[3] and tonumber(now_ms) < tonumber(known[4])) then
   return redis.error_reply('DENIED the secret is not the one of this stream')
 end
-
-if max_events < 0 then return {0, -1, 0, 0, 0} end
 
 -- A write that writes nothing: a store that is read-only, cannot persist or is full refuses it here,
 -- before anything is done. Settling alone frees memory, so it is let through when the store is full.
