@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import hiredis
@@ -17,6 +17,11 @@ from eventpoll.store.records import Rules
 LUA = Path(__file__).resolve().parent.parent / "eventpoll" / "store" / "lua"
 RULES = Rules()
 RETENTION, DEDUPE = round(RULES.retention * 1000), round(RULES.dedupe * 1000)
+
+
+def clock() -> tuple[int, int]:
+    """What the service tells of time: its clock, and how near the store's must be."""
+    return round(time()), round(RULES.max_clock_skew)
 
 
 class RedisError(Exception):
@@ -87,12 +92,12 @@ class Wire:
         """A poll with the service's own rules."""
         acks = list(acks)
         return self.command(
-            "poll", tpp, proof, most, 0, 0, "park", RETENTION, DEDUPE, "r", "0123", len(acks), *acks, *errors
+            "poll", tpp, proof, most, 0, 0, "park", RETENTION, DEDUPE, *clock(), "r", "0123", len(acks), *acks, *errors
         )
 
     def push(self, tpp: str, name: str, text: str) -> bytes:
         """A push as the service sends it."""
-        return self.command("push", tpp, name, text, DEDUPE, RETENTION, 0)
+        return self.command("push", tpp, name, text, DEDUPE, RETENTION, 0, 0, 0, *clock())
 
     def make(self, tpps: Iterable[str], proof: str) -> None:
         """Streams with one secret."""

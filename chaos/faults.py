@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from redis.crc import key_slot
 
 from chaos.clients import TPPS
 from chaos.proxy import Mode
-from chaos.stage import QUICK, Stage, Steppable
+from chaos.stage import QUICK, Stage
+from harness.clocks import Steppable
 from harness.redis_servers import RedisServer
 from harness.waiting import wait_for
 
@@ -159,18 +159,19 @@ def fill_disk(stage: Stage, seconds: float) -> str:
     return f"{how}; the server ended with {process.returncode}"
 
 
-def step_clock(stage: Stage, seconds: float) -> str:
-    """The store's clock goes a minute ahead, then a minute behind, then right again."""
-    (server,) = stage.servers
-    if not isinstance(server, Steppable) or not server.steppable:
-        raise CannotBeDone("wants libfaketime")
-    seen = []
-    for step in (60, -60, 0):
-        server.clock.write_text(f"{step:+d}")
-        wait_for(partial(_is_off, server, step), 20, 0.1)
-        seen.append(f"{step:+d} s")
-        time.sleep(seconds / 3)
-    return ", ".join(seen)
+def step_clock(size: int) -> Callable[[Stage, float], str]:
+    """The store's clock goes so many seconds ahead, then as many behind, then right again."""
+
+    def do(stage: Stage, seconds: float) -> str:
+        (server,) = stage.servers
+        if not isinstance(server, Steppable) or not server.steppable:
+            raise CannotBeDone("wants libfaketime")
+        for step in (size, -size, 0):
+            server.step(step)
+            time.sleep(seconds / 3)
+        return f"{size:+d} s, {-size:+d} s, +0 s"
+
+    return do
 
 
 # -- ours -------------------------------------------------------------------------------------------------------------
@@ -247,7 +248,8 @@ KINDS = {
         Kind("SCRIPT FLUSH", flush_scripts),
         Kind("full memory", fill_memory),
         Kind("full disk", fill_disk),
-        Kind("clock steps", step_clock, clock=True),
+        Kind("clock steps", step_clock(60), clock=True),
+        Kind("clock a month off", step_clock(31 * 86_400), clock=True),
         Kind("kill -9 of a gunicorn worker", kill_worker, cuts=True),
         Kind("kill -9 of the gunicorn master", kill_master, cuts=True),
         Kind("SIGSTOP of a gunicorn worker", stop_worker, cuts=True),
@@ -273,8 +275,3 @@ def _freeze(pid: int, seconds: float) -> None:
         time.sleep(seconds)
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-def _is_off(server: RedisServer, step: int) -> bool:
-    told = server.ask(b"TIME").split()
-    return len(told) >= 3 and abs(int(told[2]) - time.time() - step) < 3

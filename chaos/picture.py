@@ -24,6 +24,7 @@ KINDS = {
 SPANNING = {
     "eventpoll:streams": "zset",
     "eventpoll:inbox": "stream",
+    "eventpoll:clock": "zset",
     "eventpoll:forgotten": "hash",
     "eventpoll:inbox:dead": "stream",
 }

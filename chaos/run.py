@@ -39,9 +39,9 @@ MEMORY_ALLOWED = 4 * 1_048_576
 SINGLE = (
     "kill -9 of Redis", "kill -9 of a gunicorn worker", "network cut", "SCRIPT FLUSH", "kill -9 of an inbox worker",
     "full memory", "SIGSTOP of Redis", "replies halved", "rolling restart (HUP)", "network silent", "full disk",
-    "SIGSTOP of a gunicorn worker", "kill -9 of the gunicorn master", "clock steps", "network slow",
-    "SIGSTOP of an inbox worker", "restart of Redis", "kill -9 of Redis", "replies halved", "full memory",
-    "kill -9 of a gunicorn worker", "full disk", "SCRIPT FLUSH", "kill -9 of Redis",
+    "SIGSTOP of a gunicorn worker", "kill -9 of the gunicorn master", "clock steps", "clock a month off",
+    "network slow", "SIGSTOP of an inbox worker", "restart of Redis", "kill -9 of Redis", "replies halved",
+    "full memory", "kill -9 of a gunicorn worker", "full disk", "SCRIPT FLUSH", "kill -9 of Redis",
 )  # fmt: skip
 SENTINEL = (
     "kill -9 of a primary, failover", "kill -9 of a gunicorn worker", "network cut", "SCRIPT FLUSH",

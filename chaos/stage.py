@@ -18,7 +18,7 @@ from redis.sentinel import Sentinel
 
 from chaos.clients import QUIET, TPPS
 from chaos.proxy import Proxy
-from eventpoll.store.redis.embedded import NoServer, binary
+from harness.clocks import Steppable
 from harness.programs import children, is_running
 from harness.redis_servers import RedisServer
 from harness.service import BANK_SETTINGS, Server, start_server
@@ -26,49 +26,7 @@ from harness.topologies import cluster, sentinels
 from harness.waiting import wait_for
 from harness.workers import KEY, Workers
 
-FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 QUICK: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 5, "decode_responses": True}
-
-
-class Steppable(RedisServer):
-    """A server whose clock can be stepped, where libfaketime is installed: pip's Valkey, as Debian's Redis has an
-    allocator that libfaketime does not go with."""
-
-    def __init__(self, directory: Path, *arguments: str) -> None:
-        super().__init__(directory, *arguments)
-        self.clock = directory / "clock"
-        self.programs = directory / "bin"
-
-    @property
-    def steppable(self) -> bool:
-        """Whether its clock obeys."""
-        return bool(FAKETIME) and self.programs.exists()
-
-    def start(self) -> "Steppable":
-        if FAKETIME and not self.programs.exists():
-            self._wrap()
-        before = os.environ["PATH"]
-        os.environ["PATH"] = f"{self.programs}:{before}"
-        try:
-            super().start()
-        finally:
-            os.environ["PATH"] = before
-        return self
-
-    def _wrap(self) -> None:
-        try:
-            program = binary()
-        except NoServer:
-            return
-        self.clock.write_text("+0")
-        self.programs.mkdir()
-        script = self.programs / "redis-server"
-        script.write_text(
-            "#!/bin/sh\n"
-            f"exec env LD_PRELOAD={FAKETIME[0]} FAKETIME_TIMESTAMP_FILE={self.clock} FAKETIME_CACHE_DURATION=1"
-            f' FAKETIME_DONT_FAKE_MONOTONIC=1 DONT_FAKE_MONOTONIC=1 {program} "$@"\n'
-        )
-        script.chmod(0o755)
 
 
 class Stage:

@@ -46,6 +46,7 @@ class Service:
             dedupe=config.dedupe_seconds,
             wait_replicas=config.wait_replicas,
             wait=config.wait_replicas_ms / 1000,
+            max_clock_skew=config.max_clock_skew_seconds,
         )
         store = Store.open(config.store_url, config.data_dir, rules, fast_path=bool(config.fast_paths))
         transmitter = Transmitter(

@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ ON_ERROR = ("park", "redeliver")
 TOKEN_SCOPES = ("accounts", "payments", "fundsconfirmations", "eventpolling")
 TOKEN_TYPES = ("at+jwt", "application/at+jwt", "JWT", "none")
 TOKEN_ALGORITHMS = ("PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "RS256", "RS384", "RS512")
+
+ROUTERS = {"DYNO": ("Heroku's router", 30), "WEBSITE_SITE_NAME": ("Azure's load balancer", 230)}
+"""Variables by which a platform is known: what ends a request that has no answer yet, and after how many seconds."""
 
 PREFIX = "EVENTPOLL_"
 KUBERNETES = re.compile(
@@ -88,7 +91,7 @@ class Config:
     )
     max_events: int = setting("EVENTPOLL_MAX_EVENTS", 1000, setting_readers.whole(1, 100_000))
     max_acks: int = setting("EVENTPOLL_MAX_ACKS", 10_000, setting_readers.whole(1, 100_000))
-    long_poll_seconds: float = setting("EVENTPOLL_LONG_POLL_SECONDS", 25.0, setting_readers.decimal(0, 28))
+    long_poll_seconds: float = setting("EVENTPOLL_LONG_POLL_SECONDS", 25.0, setting_readers.decimal(0, 600))
     max_held_polls: int = setting("EVENTPOLL_MAX_HELD_POLLS", 20, setting_readers.whole(1, 100_000))
     max_held_polls_per_worker: int = setting(
         "EVENTPOLL_MAX_HELD_POLLS_PER_WORKER", 10_000, setting_readers.whole(1, 100_000)
@@ -100,6 +103,9 @@ class Config:
     dedupe_seconds: float = setting("EVENTPOLL_DEDUPE_SECONDS", 86_400.0, setting_readers.decimal(0, 31_536_000))
     wait_replicas: int = setting("EVENTPOLL_WAIT_REPLICAS", 0, setting_readers.whole(0, 100))
     wait_replicas_ms: int = setting("EVENTPOLL_WAIT_REPLICAS_MS", 1000, setting_readers.whole(1, 4000))
+    max_clock_skew_seconds: float = setting(
+        "EVENTPOLL_MAX_CLOCK_SKEW_SECONDS", 3600.0, setting_readers.decimal(10, 31_536_000)
+    )
     wso2_empty_status: int = setting(
         "EVENTPOLL_WSO2_EMPTY_STATUS", 200, lambda text: int(setting_readers.one_of("200", "404")(text))
     )
@@ -132,8 +138,8 @@ class Config:
     fast_paths: int = setting("EVENTPOLL_FAST_PATHS", 1, lambda text: int(setting_readers.one_of("0", "1")(text)))
     data_dir: Path = Path(".data")
     """The folder in which the embedded store keeps its files where REDIS_URL is not set."""
-    misspelt: tuple[str, ...] = ()
-    """What is said of variables that look like settings and are none."""
+    noticed: tuple[str, ...] = ()
+    """What may hurt in the environment beside the settings."""
 
     @property
     def store_url(self) -> str | None:
@@ -175,7 +181,8 @@ class Config:
         mistakes += _unusable(source)
         if mistakes:
             raise ConfigError(mistakes)
-        return cls(**values, misspelt=tuple(_misspelt([*source, *(over or {})])))
+        config = cls(**values)
+        return replace(config, noticed=(*_misspelt([*source, *(over or {})]), *_cut_short(config, source)))
 
 
 def _text(name: str, source: Mapping[str, str]) -> str | None:
@@ -218,8 +225,17 @@ def _misspelt(names: Iterable[str]) -> Iterator[str]:
             yield f"{name!a} is no setting, and nothing reads it{meant}"
 
 
+def _cut_short(config: Config, source: Mapping[str, str]) -> Iterator[str]:
+    for name, (router, seconds) in ROUTERS.items():
+        if source.get(name) and config.long_poll_seconds > seconds - 2:
+            yield (
+                f"EVENTPOLL_LONG_POLL_SECONDS is {config.long_poll_seconds:g}, and {router} ends a request after "
+                f"{seconds} s: TPPs get its error instead of an answer. Take {seconds - 2} or less"
+            )
+
+
 def _warnings(config: Config) -> Iterator[str]:
-    yield from config.misspelt
+    yield from config.noticed
     if config.store_url is not None and not redis_url.read(config.store_url).verified:
         yield (
             "The certificate of the store is not checked: whoever is on the way to it can read and change everything. "

@@ -52,6 +52,7 @@ GOOD = [
     ("EVENTPOLL_MAX_EVENTS", "2", "max_events", 2),
     ("EVENTPOLL_MAX_ACKS", "7", "max_acks", 7),
     ("EVENTPOLL_LONG_POLL_SECONDS", "0", "long_poll_seconds", 0.0),
+    ("EVENTPOLL_LONG_POLL_SECONDS", "600", "long_poll_seconds", 600.0),
     ("EVENTPOLL_LONG_POLL_SECONDS", "0.25", "long_poll_seconds", 0.25),
     ("EVENTPOLL_MAX_HELD_POLLS", "1", "max_held_polls", 1),
     ("EVENTPOLL_MAX_HELD_POLLS_PER_WORKER", "50", "max_held_polls_per_worker", 50),
@@ -120,7 +121,7 @@ BAD = [
     ("EVENTPOLL_NUMBER_OF_SETS_TO_RETURN", "0"),
     ("EVENTPOLL_MAX_EVENTS", "many"),
     ("EVENTPOLL_MAX_ACKS", "1e3"),
-    ("EVENTPOLL_LONG_POLL_SECONDS", "29"),
+    ("EVENTPOLL_LONG_POLL_SECONDS", "601"),
     ("EVENTPOLL_LONG_POLL_SECONDS", "nan"),
     ("EVENTPOLL_LONG_POLL_SECONDS", "-1"),
     ("EVENTPOLL_MAX_HELD_POLLS", "0"),
@@ -327,6 +328,28 @@ def test_a_misspelt_name_is_warned_of_with_the_nearest(name: str, meant: str) ->
 def test_what_is_a_setting_or_somebody_elses_is_not_warned_of(name: str) -> None:
     """Kubernetes sets EVENTPOLL_PORT and its like in every pod, for the Service that deploy/kubernetes.yaml makes."""
     assert Config.from_environ({name: ""}).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("platform", "seconds", "warned"),
+    [
+        ({"DYNO": "web.1"}, "28", False),
+        ({"DYNO": "web.1"}, "28.5", True),
+        ({"DYNO": "web.1"}, "600", True),
+        ({"DYNO": "web.1"}, "", False),
+        ({"DYNO": ""}, "600", False),
+        ({"WEBSITE_SITE_NAME": "bank"}, "228", False),
+        ({"WEBSITE_SITE_NAME": "bank"}, "229", True),
+        ({}, "600", False),
+    ],
+)
+def test_a_hold_that_the_platforms_router_cuts_is_warned_of(
+    platform: dict[str, str], seconds: str, warned: bool
+) -> None:
+    """Issue 13, 24: 28 s were the most for everyone, for the sake of one platform."""
+    warnings = Config.from_environ({**platform, "EVENTPOLL_LONG_POLL_SECONDS": seconds}).warnings
+    assert [warning.partition(" is ")[0] for warning in warnings] == ["EVENTPOLL_LONG_POLL_SECONDS"] * warned
+    assert Config.from_environ(platform, {"EVENTPOLL_LONG_POLL_SECONDS": seconds or None}).warnings == warnings
 
 
 def test_what_the_table_says_of_values_is_enforced() -> None:

@@ -30,6 +30,10 @@ class Counters(RedisStorage):
         self.storage = client
         self.initialize_storage("")
 
+    def last(self, key: str, seconds: int) -> None:
+        """Let a counter last so many seconds from now."""
+        self.storage.expire(self.prefixed_key(key), seconds)
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -39,17 +43,25 @@ class Rate:
     store: Store
 
     @cached_property
+    def counters(self) -> Counters:
+        """Made when first asked, as a Cluster's nodes are only known then. Raises Unavailable."""
+        return Counters(self.store.redis)
+
+    @cached_property
     def limiter(self) -> FixedWindowRateLimiter:
-        """What counts; made when first asked, as a Cluster's nodes are only known then. Raises Unavailable."""
-        return FixedWindowRateLimiter(Counters(self.store.redis))
+        """What counts. Raises Unavailable."""
+        return FixedWindowRateLimiter(self.counters)
 
     def count(self, tpp: str) -> dict[str, str]:
         """Count a poll: the RateLimit headers to answer with. Raises Refused (429), Unavailable."""
         with errors():
             let_in = self.limiter.hit(self.item, tpp)
             window = self.limiter.get_window_stats(self.item, tpp)
-        reset = max(1, math.ceil(window.reset_time - time.time()))
-        seconds = self.item.get_expiry()
+            reset = max(1, math.ceil(window.reset_time - time.time()))
+            seconds = self.item.get_expiry()
+            if reset > seconds + 1:  # the store's clock was set back: the window would last until it has caught up
+                self.counters.last(self.item.key_for(tpp), seconds)
+                reset = seconds
         headers = {
             "RateLimit-Policy": f'"poll";q={self.item.amount};w={seconds}',
             "RateLimit": f'"poll";r={max(0, window.remaining)};t={reset}',

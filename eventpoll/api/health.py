@@ -3,7 +3,9 @@
 from flask import Blueprint, Response, jsonify
 
 from eventpoll import __version__
+from eventpoll.delivery.refusals import wrong_clock
 from eventpoll.service import Service
+from eventpoll.store.errors import WrongClock
 
 LOOKED_AT = 20
 """Streams whose layout one call of /readyz looks at: the next call looks at the next ones."""
@@ -20,9 +22,14 @@ def blueprint(service: Service) -> Blueprint:
 
     @bp.get("/readyz", provide_automatic_options=False)
     def readyz() -> Response:
-        """The store can be written to; else 503."""
-        service.transmitter.store.ping()
-        service.transmitter.store.check_layout(LOOKED_AT)
+        """The store can be written to, we know its layout, and its clock is near ours; else 503."""
+        store = service.transmitter.store
+        store.ping()
+        store.check_layout(LOOKED_AT)
+        try:
+            store.clock.check()
+        except WrongClock as error:
+            raise wrong_clock(str(error)) from None
         return jsonify(status="ready")
 
     return bp

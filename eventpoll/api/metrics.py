@@ -40,7 +40,7 @@ PAUSE = 0.02
 """Seconds between those tries."""
 
 QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-HELD = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0)
+HELD = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 STATES = ("pending", "in_flight", "parked")
 WAITED: dict[int, float] = {}
 """Seconds for which the poll of a thread was just held; empty as a rule, which is quick to see."""

@@ -11,6 +11,7 @@ import click
 from eventpoll.access.passwords import LEAST
 from eventpoll.cli.output import as_json, show, with_service
 from eventpoll.service import Service
+from eventpoll.store.clock import Clock, distance
 from eventpoll.store.errors import NewerLayout, NoStream, Unavailable
 from eventpoll.store.records import Facts
 
@@ -43,7 +44,15 @@ def _store(service: Service, appendfsync: str) -> Iterator[Finding]:
     found = store.facts()
     told = time.time()
     for facts in found:
-        yield from _server(facts, appendfsync, facts.clock - min(max(facts.clock, asked), told))
+        yield from _server(facts, appendfsync)
+        yield from _clock(store.clock, facts.clock, distance(facts.clock, asked, told))
+    store.clock.look()
+    if store.clock.ahead > store.clock.most:
+        yield Finding(
+            "warning",
+            f"the store's clock has gone {store.clock.ahead:.0f} s further than the time in which the service ran:"
+            " for as long nothing expires by it; if it is wrong, set it right before",
+        )
     try:
         store.ping()
     except Unavailable as error:
@@ -61,8 +70,7 @@ def _store(service: Service, appendfsync: str) -> Iterator[Finding]:
         yield Finding("warning", f"{dead} bad entries in eventpoll:inbox:dead: look at their reason, then remove them")
 
 
-def _server(facts: Facts, appendfsync: str, skew: float) -> Iterator[Finding]:
-    """`skew`: seconds by which, at the least, its clock is ahead of ours. That an answer took long makes none."""
+def _server(facts: Facts, appendfsync: str) -> Iterator[Finding]:
     version = tuple(int(part) for part in re.findall(r"\d+", facts.version)[:2])
     if version < OLDEST_REDIS:
         yield Finding("error", f"Redis {facts.version} is too old: 6.2 or later is wanted")
@@ -72,7 +80,12 @@ def _server(facts: Facts, appendfsync: str, skew: float) -> Iterator[Finding]:
         yield Finding("warning", "CONFIG is not allowed: persistence and eviction could not be looked at")
     else:
         yield from _store_settings(facts.settings, appendfsync)
-    if abs(skew) > SKEW_SECONDS:
+
+
+def _clock(clock: Clock, told: float, skew: float) -> Iterator[Finding]:
+    if mistake := clock.mistake(told, skew):
+        yield Finding("error", mistake)
+    elif abs(skew) > SKEW_SECONDS:
         yield Finding(
             "warning", f"the store's clock is {skew:+.1f} s from this machine's: iat and pushed_at will differ"
         )

@@ -59,6 +59,7 @@ def worker(service: Service, once: bool) -> None:
             if time.monotonic() - swept >= SWEEP_SECONDS or not swept:
                 service.transmitter.sweep_all()
                 swept = time.monotonic()
+            service.transmitter.store.clock.check()  # before entries are taken that could not be pushed
             worked = inbox.step(0 if once else inbox.wait_ms) if minting else 0
         except Unavailable as error:
             if once:

@@ -6,12 +6,22 @@ from typing import Any
 from eventpoll.delivery.transmitter import Conflict
 from eventpoll.errors import Refused
 from eventpoll.sets.event import BadSecevent
-from eventpoll.store.errors import Full, NewerLayout, NoSet, NoStream, NotParked, Outstanding, Unavailable
+from eventpoll.store.errors import (
+    Full,
+    NewerLayout,
+    NoSet,
+    NoStream,
+    NotParked,
+    Outstanding,
+    Unavailable,
+    WrongClock,
+)
 
 RETRY_AFTER = "2"
 """Seconds after which a caller may try again when the store is away: whole ones, as receivers read no others."""
 
-FULL_RETRY_AFTER = "60"
+FULL_RETRY_AFTER = CLOCK_RETRY_AFTER = "60"
+"""Seconds until somebody may have done something about it."""
 
 
 def _secevent(error: Any) -> Refused:
@@ -37,8 +47,14 @@ REFUSALS: dict[type[Exception], Callable[[Any], Refused]] = {
         "a newer version of eventpoll has written the store: see the log of this one",
         headers={"Retry-After": RETRY_AFTER},
     ),
+    WrongClock: lambda error: wrong_clock("the clocks of the service differ: nothing was done; try again later"),
     Refused: lambda error: error,
 }
+
+
+def wrong_clock(description: str) -> Refused:
+    """Return the refusal for clocks that differ too much."""
+    return Refused("unavailable", description, headers={"Retry-After": CLOCK_RETRY_AFTER})
 
 
 def refusal(error: Exception) -> Refused:

@@ -41,7 +41,9 @@ class StreamSchema(Schema):
         strict=True,
         allow_none=True,
         validate=validate.Range(min=0),
-        metadata=told("The most SETs outstanding: a push over it is refused with 429; 0: no limit"),
+        metadata=told(
+            "The most SETs outstanding, or acknowledged with an error: a push over it is refused with 429; 0: no limit"
+        ),
     )
 
 

@@ -23,6 +23,10 @@ class Named(StoreError):
     """A refusal by a Lua command, with the word that it answered."""
 
 
+class WrongClock(Named, Unavailable):
+    """CLOCK: the store's clock is far from ours, or past May 2041. Nothing was done."""
+
+
 class NoStream(Named):
     """NOSTREAM: no stream of this TPP."""
 
@@ -52,6 +56,7 @@ class Outstanding(Named):
 
 
 NAMED = {
+    "CLOCK": WrongClock,
     "NOSTREAM": NoStream,
     "DENIED": Denied,
     "BADSET": BadSet,

@@ -34,9 +34,11 @@ class Intake:
         self._redis = store.redis
         self._name = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         self._looked = "0-0"  # how far the search for abandoned entries has come
+        self._begun = True  # whether that search is the first since we joined
 
     def join(self) -> None:
         """Make the consumer group, from the first entry on; forget workers long gone. Raises Unavailable."""
+        self._looked, self._begun = "0-0", True
         with errors():
             try:
                 self._redis.xgroup_create(keys.INBOX, keys.INBOX_GROUP, id="0", mkstream=True)
@@ -59,13 +61,21 @@ class Intake:
         """Entries that a worker, dead or stuck, took so long ago: they are ours now; and whether there may be more.
 
         A call looks at some of the entries that are taken, and the next one goes on from there, so that many
-        that have to wait never hide the ones behind them. Raises Unavailable.
+        that have to wait never hide the ones behind them. The first search after `join` takes every entry over,
+        however long ago it was taken: if the store's clock was set back meanwhile, that cannot be known, and what
+        two workers mint is one SET all the same. Raises Unavailable.
         """
         with errors():
             answer = self._redis.xautoclaim(
-                keys.INBOX, keys.INBOX_GROUP, self._name, min_idle_time=idle_ms, start_id=self._looked, count=count
+                keys.INBOX,
+                keys.INBOX_GROUP,
+                self._name,
+                min_idle_time=0 if self._begun else idle_ms,
+                start_id=self._looked,
+                count=count,
             )
         self._looked = answer[0].decode()
+        self._begun = self._begun and self._looked != "0-0"
         return _entries(answer[1]), self._looked != "0-0"
 
     def done(self, entry: Entry) -> None:

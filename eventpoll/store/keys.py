@@ -31,6 +31,9 @@ STREAMS = "eventpoll:streams"
 #: Hash of what the streams that are no more had counted: so a count over all streams never goes back.
 FORGOTTEN = "eventpoll:forgotten"
 
+#: Sorted set: up to when time has surely passed, and since when the store's clock has been ahead of that.
+CLOCK = "eventpoll:clock"
+
 #: Stream of raw events that wait to be minted, and the stream of those that could not be.
 INBOX = "eventpoll:inbox"
 INBOX_DEAD = "eventpoll:inbox:dead"

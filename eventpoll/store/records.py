@@ -1,6 +1,7 @@
 """What goes into the store and comes out of it, as plain values."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +29,9 @@ COUNTERS = ("pushed", "delivered", "acked", "reported", "discarded", "expired")
 
 BY = {"r": "rfc8936", "o": "obie", "w": "wso2", "b": "bank", "s": "service"}
 
+ERROR_BYTES = {"err": 240, "description": 1536}
+"""What the members of a reported error may take in the store: six bytes for each character that OBIE lets them have."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -40,6 +44,7 @@ class Rules:
     dedupe: float = 86400.0
     wait_replicas: int = 0
     wait: float = 1.0
+    max_clock_skew: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,26 @@ QUEUED = Pushed("queued")
 
 def _when(milliseconds: float) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def error_text(error: Mapping[str, str]) -> bytes:
+    """Return a reported error as it is kept: JSON, each member cut to its ERROR_BYTES."""
+    members = [
+        b'"%b": "%b"' % (name.encode(), _cut(error[name], most)) for name, most in ERROR_BYTES.items() if name in error
+    ]
+    return b"{" + b", ".join(members) + b"}"
+
+
+def _cut(text: str, most: int) -> bytes:
+    """As much of a text as its JSON may have bytes, without the quotes."""
+
+    def written(length: int) -> bytes:
+        return json.dumps(text[:length], ensure_ascii=False).encode("utf-8", "backslashreplace")[1:-1]
+
+    whole = written(len(text))
+    if len(whole) <= most:
+        return whole
+    return written(bisect_right(range(len(text)), most, key=lambda length: len(written(length))) - 1)
 
 
 def set_record(jti: str, state: str, record: bytes, lease: bytes, secevent: bytes = b"") -> SetRecord:

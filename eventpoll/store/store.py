@@ -4,7 +4,6 @@ Nothing above this module imports redis or knows a key. Whatever keeps Redis fro
 Unavailable; what a command itself refuses is raised as the class that its named error stands for.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import redis
 
 from eventpoll import __version__, redis_url
 from eventpoll.store import keys, records
+from eventpoll.store.clock import Clock
 from eventpoll.store.commands import Commands
 from eventpoll.store.errors import NewerLayout, NoSet, NoStream, StoreError, errors, refused
 from eventpoll.store.records import Answer, Facts, Pushed, Rules, SetRecord, Status
@@ -34,6 +34,7 @@ class Store:
         self.redis = client
         self.rules = rules
         self.where = where
+        self.clock = Clock(client, rules.max_clock_skew)
         self.commands = Commands(client, fast_path=fast_path)
         self._run = self.commands.run
         self._checked = ""
@@ -56,7 +57,7 @@ class Store:
             if isinstance(outcome, StoreError):
                 raise outcome
             return outcome
-        return records.pushed(self._run("push", tpp, jti, secevent, *self._push_rules(), FAMILY[scope], 1))
+        return records.pushed(self._run("push", tpp, jti, secevent, *self._push_rules(scope)))
 
     def push_many(self, tpp: str, sets: Sequence[tuple[str, str, str]]) -> "list[Pushed | StoreError]":
         """Queue many SETs, (jti, SET, scope) each, in one step; each has an outcome of its own.
@@ -68,7 +69,7 @@ class Store:
         rules = self.rules
         (jti, secevent, scope), *more = sets
         rest = [part for jti, secevent, scope in more for part in (jti, secevent, FAMILY[scope])]
-        arguments = (jti, secevent, *self._push_rules(), FAMILY[scope], 1, int(rules.wait_replicas > 0), *rest)
+        arguments = (jti, secevent, *self._push_rules(scope), *rest)
         (reply,) = self.commands.run_many("push", [(tpp, arguments)], rules.wait_replicas, _milliseconds(rules.wait))
         replies = [reply] * len(sets) if isinstance(reply, Exception) else reply if more else [reply]
         return [refused(each) if isinstance(each, Exception) else records.pushed(each) for each in replies]
@@ -100,13 +101,13 @@ class Store:
             _milliseconds(rules.redeliver_after),
             rules.max_deliveries,
             rules.on_error,
-            _milliseconds(rules.retention),
-            _milliseconds(rules.dedupe),
+            *self._times(),
+            *self.clock.ours(),
             profile,
             families,
             len(acks),
             *acks,
-            *(part for jti, error in (set_errs or {}).items() for part in (jti, json.dumps(error))),
+            *(part for jti, error in (set_errs or {}).items() for part in (jti, records.error_text(error))),
         )
         more, wait, stale, acked, reported = reply[:5]
         pairs = [(reply[i], reply[i + 1]) for i in range(5, len(reply), 2)]
@@ -142,7 +143,7 @@ class Store:
 
     def find(self, tpp: str, jti: str) -> SetRecord:
         """All about one SET. Raises NoStream, NoSet."""
-        state, record, lease, secevent = self._run("find", tpp, jti, _milliseconds(self.rules.dedupe))
+        state, record, lease, secevent = self._run("find", tpp, jti, self._times()[1])
         return records.set_record(jti, state.decode(), record, lease, secevent)
 
     def requeue(self, tpp: str, jti: str) -> None:
@@ -155,8 +156,7 @@ class Store:
 
     def sweep(self, tpp: str, limit: int = 500) -> tuple[list[str], bool]:
         """Take out what is past its time: the jtis of expired SETs, and whether more are due. Raises NoStream."""
-        rules = self.rules
-        left, *jtis = self._run("sweep", tpp, _milliseconds(rules.retention), _milliseconds(rules.dedupe), limit)
+        left, *jtis = self._run("sweep", tpp, *self._times(), limit, *self.clock.ours())
         return [jti.decode() for jti in jtis], left == 1
 
     def forget(self, tpp: str, *, force: bool = False) -> None:
@@ -222,7 +222,7 @@ class Store:
 
     def found(self, jti: str, tpps: Sequence[str]) -> list[tuple[str, SetRecord]]:
         """All about the SETs that have a jti on any of those streams, in one round trip. Raises Unavailable."""
-        replies = self._run_on("find", tpps, jti, _milliseconds(self.rules.dedupe))
+        replies = self._run_on("find", tpps, jti, self._times()[1])
         told = [(tpp, reply) for tpp, reply in replies if reply is not None]
         return [(tpp, records.set_record(jti, reply[0].decode(), *reply[1:])) for tpp, reply in told]
 
@@ -294,8 +294,14 @@ class Store:
         with errors():
             self.redis.zadd(keys.STREAMS, {tpp: 0})
 
-    def _push_rules(self) -> tuple[int, int]:
-        return _milliseconds(self.rules.dedupe), _milliseconds(self.rules.retention)
+    def _push_rules(self, scope: str) -> tuple[int, ...]:
+        retention, dedupe = self._times()
+        return dedupe, retention, FAMILY[scope], 1, int(self.rules.wait_replicas > 0), *self.clock.ours()
+
+    def _times(self) -> tuple[int, int]:
+        """Return retention and dedupe time in milliseconds, by the time that has really passed."""
+        late = self.clock.late()
+        return _milliseconds(self.rules.retention) + late, _milliseconds(self.rules.dedupe) + late
 
 
 def _facts(server: redis.Redis) -> Facts:

@@ -259,5 +259,5 @@ def test_the_sections_on_the_redis_layout_and_the_lua_files_agree() -> None:
     code = (ROOT / "eventpoll" / "store" / "lua" / "poll.lua").read_text(encoding="utf-8")
     numbers = {name: int(value) for name, value in re.findall(r"^local ([A-Z]+) = (\d+)", code, re.M)}
     layout = (ROOT / "docs" / "redis-layout.md").read_text(encoding="utf-8")
-    assert (numbers["LANE"], numbers["TRAIL"], numbers["ROOM"]) == (LANE, 100, 8 * 1_048_576)
-    assert all(text in layout for text in ("2^51", "last hundred happenings", "8 MiB"))
+    assert (numbers["LANE"], numbers["TRAIL"], numbers["ENDED"], numbers["ROOM"]) == (LANE, 100, 32, 8 * 1_048_576)
+    assert all(text in layout for text in ("2^51", "last hundred happenings", "the last 32 happenings", "8 MiB"))

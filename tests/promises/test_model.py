@@ -72,7 +72,8 @@ for _, key in ipairs({keys[10], keys[11]}) do
     redis.call('HSET', key, found[i], earlier(ended, millis) .. ' ' .. earlier(order, micros) .. rest)
   end
 end
-for field, by in pairs({last_order = micros, settled_since = millis, old_secret_until = millis, polled_at = millis,
+for field, by in pairs({last_order = micros, settled_since = millis, old_secret_until = millis,
+    old_secret_since = millis, polled_at = millis,
     pushed_at = millis, created_at = millis}) do
   local moment = redis.call('HGET', keys[1], field)
   if moment then redis.call('HSET', keys[1], field, earlier(moment, by)) end
@@ -143,6 +144,7 @@ class Model:
         self.now = 0
         self.streams: dict[str, Stream] = {}
         self.turn = 0  # grows with each push and each delivery
+        self.kept_errors: dict[str, int] = {}  # how many ends count with max_pending: that depends on the windows
 
     def stream(self, tpp: str) -> Stream:
         if tpp not in self.streams:
@@ -171,9 +173,11 @@ class Model:
         if jti in stream.ended and self.now - stream.ended[jti].at < DEDUPE:
             return Pushed("repeated")
         most = int(stream.settings.get("max_pending", 0))
-        if most and len(stream.sets) >= most:
+        if most and len(stream.sets) + self.kept_errors.get(tpp, 0) >= most:
             raise Full
-        stream.ended.pop(jti, None)
+        ended = stream.ended.pop(jti, None)
+        if ended and ended.error and ended.history[-1][0] == "acknowledged":
+            self.kept_errors[tpp] = self.kept_errors.get(tpp, 0) - 1
         self.turn += 1
         kept = stream.sets[jti] = Kept(jti, secevent, scope, self.turn, self.now)
         stream.counters["pushed"] += 1
@@ -422,13 +426,19 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- the bank --
 
+    def count_errors(self, tpp: str) -> None:
+        told = self.store.redis.hmget(keys.of(tpp)[0], "kept_errors", "kept_errors_before")
+        self.model.kept_errors[tpp] = sum(int(each or 0) for each in told)
+
     @rule(tpp=tpps, jti=jtis, version=st.sampled_from([0, 0, 0, 1]), scope=scopes)
     def push(self, tpp: str, jti: str, version: int, scope: str) -> None:
+        self.count_errors(tpp)
         self.same(lambda at: at.push(tpp, jti, text_of(tpp, jti, version), scope))
 
     @rule(tpp=tpps, named=st.lists(st.tuples(jtis, scopes), max_size=8))
     def push_many(self, tpp: str, named: list[tuple[str, str]]) -> None:
         sets = [(jti, text_of(tpp, jti, 0), scope) for jti, scope in named]
+        self.count_errors(tpp)
         expected = [outcome(partial(self.model.push, tpp, *one)) for one in sets]
         got = [type(each) if isinstance(each, StoreError) else each for each in self.store.push_many(tpp, sets)]
         assert got == expected
@@ -557,6 +567,9 @@ def check_whole(found: dict[str, Any]) -> None:
     assert not ended & found["sets"].keys(), "a SET is outstanding and ended"
     for name, orders in (("inflight", in_flight), ("parked", parked), ("requeued", pending)):
         assert all(int(text.split(" ")[0]) % LANE == orders[jti] % LANE for jti, text in found[name].items())
+    for window, field_name in (("settled", "kept_errors"), ("settled_before", "kept_errors_before")):
+        counted = sum(bool(re.search("a[row]\n", text)) for text in found[window].values())
+        assert int(found["stream"].get(field_name, 0)) == counted, "an error is not counted"
     pushed, *gone = (int(found["stream"].get(name, 0)) for name in ("pushed", "acked", "discarded", "expired"))
     assert pushed == sum(gone) + len(found["sets"])
 

@@ -193,3 +193,26 @@ def test_each_start_warns_of_a_misspelt_name(
     worker = run(tmp_path / "run", "flask", "eventpoll", "worker", "--once", **environ)
     assert worker.stderr.count("is EVENTPOLL_ISSUER meant?") == 1
     assert "meant?" not in run(tmp_path / "run", "flask", "eventpoll", "streams", **environ).stderr
+
+
+def test_a_poll_may_be_held_longer_than_most_time_outs_of_ours(
+    serve: Callable[..., Server], redis_server: RedisServer
+) -> None:
+    """Issue 13, 24. Beyond 30 s, after which a client that takes nothing is let go, and 28, the most that there was."""
+    server = serve(REDIS_URL=redis_server.url, EVENTPOLL_LONG_POLL_SECONDS="600", DYNO="web.1")
+    assert "EVENTPOLL_LONG_POLL_SECONDS is 600, and Heroku's router" in server.log.read_text()
+    server.tpp("patient")
+    replies: list[Reply] = []
+    poll = threading.Thread(target=lambda: replies.append(server.poll("patient", timeout=600)))
+    poll.start()
+    poll.join(35)
+    assert poll.is_alive()
+    jti = server.push("patient")
+    poll.join(60)
+    assert [list(reply.json["sets"]) for reply in replies] == [[jti]]
+    another = threading.Thread(target=lambda: replies.append(server.poll("patient", {"ack": [jti]}, timeout=600)))
+    another.start()
+    wait_for(lambda: value(read(server), "eventpoll_held_polls") == 1, 30)
+    assert server.stop() == 0  # not after ten minutes
+    another.join(30)
+    assert replies[1].json["sets"] == {}

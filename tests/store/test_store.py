@@ -740,7 +740,7 @@ def test_forget_takes_everything_away(store: Store) -> None:
     with pytest.raises(Outstanding):
         store.forget(TPP)
     store.forget(TPP, force=True)
-    assert store.redis.keys("*") == [keys.FORGOTTEN.encode()]
+    assert set(store.redis.keys("*")) - {keys.CLOCK.encode()} == {keys.FORGOTTEN.encode()}
     assert store.streams() == []
     with pytest.raises(NoStream):
         poll(store)
@@ -963,3 +963,52 @@ def test_the_store_does_what_a_plain_model_does(real: Store, seed: int) -> None:
         assert real.find(TPP, jti).state == "settled"
     for jti in [*model.pending, *model.offered, *model.hidden, *model.parked]:
         assert real.find(TPP, jti).deliveries == model.deliveries[jti]
+
+
+@pytest.mark.parametrize("character", ["a", "é", "🏦", "\x01", "\ud800"])
+def test_the_bytes_that_an_error_may_keep_are_bounded(store: Store, character: str) -> None:
+    """Issue 11, 11: whatever its characters; what OBIE allows is kept whole."""
+    for jti, lengths in (("long", (128, 1024)), ("obie", (40, 256))):
+        push(store, jti)
+        error = {"err": character * lengths[0], "description": character * lengths[1]}
+        poll(store, 0, set_errs={jti: error})
+        record: Any = store.redis.hget(keys.of(TPP)[6], jti)
+        assert len(record.partition(b"\n")[2]) <= 240 + 1536 + 40
+        kept = store.find(TPP, jti).error
+        assert all(error[name].startswith(kept[name]) and kept[name] for name in error)
+        assert jti == "long" or kept == error
+
+
+def test_acknowledged_sets_count_while_their_error_is_kept(store: Store) -> None:
+    """Issue 11, 11: by acks with errors a TPP would make the store keep more than max_pending SETs' worth. One that the
+    bank discards makes room, as does an end that is forgotten."""
+    store.configure(TPP, "", {"max_pending": "3"})
+    push(store, "a", "b", "c")
+    poll(store, set_errs={"a": ERR, "b": ERR})
+    poll(store, 0, ack=["a", "c"], set_errs={"c": ERR})  # one was reported before its ack, one with it
+    poll(store, 0, set_errs={"c": ERR})  # once more is no other
+    assert store.redis.hget(keys.of(TPP)[0], "kept_errors") == b"2"
+    with pytest.raises(Full):
+        push(store, "d")
+    store.discard(TPP, "b")
+    push(store, "d")
+    with pytest.raises(Full):
+        push(store, "e")
+    store.rules = replace(store.rules, dedupe=0)
+    for _ in range(2):
+        store.sweep(TPP)
+        time.sleep(0.005)
+    push(store, "e")
+
+
+def test_an_acknowledged_set_keeps_the_last_of_its_history(store: Store) -> None:
+    """Issue 11, 11: a TPP that fetches a SET a hundred times makes the store remember little of it."""
+    push(store, "a")
+    for _ in range(120):
+        poll(store)
+    assert len(store.find(TPP, "a").history) == 101
+    poll(store, 0, ack=["a"])
+    found = store.find(TPP, "a")
+    assert found.deliveries == 120
+    assert len(found.history) == 33
+    assert found.history[-1].what == "acknowledged"

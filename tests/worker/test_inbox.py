@@ -258,6 +258,7 @@ def test_a_dead_workers_entries_are_found_behind_many_that_wait(
 ) -> None:
     """decisions.md, "Inbox": taken over within 20 s, however many entries of a full stream stand before them."""
     store.configure("t", "", {})
+    worker.step(0)  # a worker that has just joined takes over what anyone has
     for number in range(1_500):
         client.xadd(INBOX, {"tpp": "t", "events": EVENTS}, id=f"1-{number + 1}")
     client.xreadgroup("eventpoll", "waiting", {INBOX: ">"}, count=1_499)
@@ -266,6 +267,22 @@ def test_a_dead_workers_entries_are_found_behind_many_that_wait(
     for _ in range(8):
         worker.step(0)
     assert set(delivered(store, "t")) == {"inbox-1-1500"}
+
+
+def test_an_entry_taken_before_the_clock_was_set_back_waits_for_no_clock(
+    store: Store, workers: Workers, client: redis.Redis
+) -> None:
+    """Issue 11, 7: a worker took it while the store's clock was 31 days ahead, and died; by the clock it will have been
+    idle for ten seconds in 31 days. The next worker that starts takes it over."""
+    store.configure("t", "", {})
+    client.xadd(INBOX, {"tpp": "t", "events": EVENTS}, id="1-1")
+    client.xgroup_create(INBOX, "eventpoll", id="0")
+    client.xreadgroup("eventpoll", "dead", {INBOX: ">"})
+    ahead = int((time.time() + 31 * 86_400) * 1000)
+    client.xclaim(INBOX, "eventpoll", "dead", 0, ["1-1"], time=ahead)
+    workers.once()
+    assert set(delivered(store, "t")) == {"inbox-1-1"}
+    assert client.xlen(INBOX) == 0
 
 
 def test_an_entry_taken_out_by_others_stops_nobody(store: Store, worker: Inbox, client: redis.Redis) -> None:

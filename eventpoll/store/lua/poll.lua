@@ -17,32 +17,49 @@
 --   ARGV[5]   on_error        'park' or 'redeliver', unless the stream has its own
 --   ARGV[6]   retention       milliseconds that a SET may be outstanding
 --   ARGV[7]   dedupe          milliseconds for which an ended jti is remembered
---   ARGV[8]   profile         one letter for the history: r RFC 8936, o OBIE, w WSO2
---   ARGV[9]   families        the families that the caller may see, a digit each: 0 the SETs of none
---   ARGV[10]  acks            how many jtis of ack follow
---   ARGV[11…] settle          those jtis, each once; then jti and error (JSON text) of each member of setErrs
+--   ARGV[8]   clock           the caller's clock, seconds since 1970; '': not compared with the store's
+--   ARGV[9]   skew            the most seconds by which the two may differ
+--   ARGV[10]  profile         one letter for the history: r RFC 8936, o OBIE, w WSO2
+--   ARGV[11]  families        the families that the caller may see, a digit each: 0 the SETs of none
+--   ARGV[12]  acks            how many jtis of ack follow
+--   ARGV[13…] settle          those jtis, each once; then jti and error (JSON text) of each member of setErrs
 --
 -- Returns {more, wait, stale, acked, reported, jti, SET, jti, SET, …}: more is 1 when a next poll could
 --         return something that this answer does not hold; wait is the milliseconds until the next lease
 --         runs out, -1 without one; stale is 1 when there is something for sweep to take out.
--- Errors  NOSTREAM  no stream of this TPP
+-- Errors  CLOCK     the store's clock is far from the caller's, or past May 2041: nothing is done
+--         NOSTREAM  no stream of this TPP
 --         DENIED    the secret is not the stream's
 -- Not idempotent: what it hands out counts as delivered. A repeated ack or setErrs changes nothing.
 -- Cost: by the jtis of the request and the SETs of the answer; O(log n) in what waits.
 --
---   redis-cli --eval poll.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , '' 10 0 0 park 2592000000 86400000 r 0123 1 jti-1
+--   redis-cli --eval poll.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , '' 10 0 0 park 2592000000 86400000 '' '' r 0123 1 jti-1
 
 local stream, pending, sets, inflight, inflight_order = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local leases, parked, parked_order, requeued, settled = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local proof, max_events = ARGV[1], tonumber(ARGV[2])
 local redeliver_after, max_deliveries, on_error = ARGV[3], ARGV[4], ARGV[5]
-local retention, dedupe, profile = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
-local families, acks = ARGV[9], tonumber(ARGV[10])
+local retention, dedupe = tonumber(ARGV[6]), tonumber(ARGV[7])
+local clock, skew = tonumber(ARGV[8]), tonumber(ARGV[9]) or 0
+local profile, families, acks = ARGV[10], ARGV[11], tonumber(ARGV[12])
 local PAGE = 100    -- SETs read at a time
 local ROOM = 8388608   -- bytes of SETs in one answer: what goes over it waits for the next, but for the first SET
 local CHUNK = 500   -- values for one unpack: Lua's stack holds some 8 000
 local TRAIL = 100   -- the last so many happenings of a SET are kept
+local ENDED = 32    -- of one that was acknowledged
 local LANE = 2251799813685248   -- 2^51: a family is a lane of its own in pending and in leases, so far apart
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local millis = math.floor(now / 1000)
+local now_ms = string.format('%.0f', millis)
+if now >= LANE then
+  return redis.error_reply('CLOCK the clock of the store is past May 2041, where a place leaves its lane')
+end
+if clock and math.abs(time[1] - clock) > skew then
+  return redis.error_reply('CLOCK the clock of the store is ' .. string.format('%+.0f', time[1] - clock)
+    .. ' s from that of the service')
+end
 
 local known = redis.call('HMGET', stream, 'created_at', 'secret', 'old_secret', 'old_secret_until',
   'redeliver_after', 'max_deliveries', 'on_error', 'polled_at', 'settled_since', 'delivered', 'acked', 'reported',
@@ -51,12 +68,13 @@ if not known[1] then
   return redis.error_reply('NOSTREAM no stream of this TPP')
 end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local now_ms = string.format('%.0f', math.floor(now / 1000))
+local function old_secret_works()
+  -- A clock that was set back since the secret was changed does not give the old one more time.
+  local since = redis.call('HGET', stream, 'old_secret_since')
+  return now / 1000 < tonumber(known[4]) and now / 1000 >= (tonumber(since) or 0) - 1000 * skew
+end
 
-if proof ~= '' and proof ~= known[2]
-    and not (proof == known[3] and tonumber(now_ms) < tonumber(known[4])) then
+if proof ~= '' and proof ~= known[2] and not (proof == known[3] and old_secret_works()) then
   return redis.error_reply('DENIED the secret is not the one of this stream')
 end
 
@@ -107,9 +125,9 @@ end
 local function amend(record, what, delivered)
   local place, deliveries, trail, rest = record:match('^(%d+) (%d+) ([^\n]*)(.*)$')
   trail = (trail == '' and '' or trail .. ',') .. now_ms .. what .. profile
-  if #trail > 16 * TRAIL then trail = trail:sub(-16 * TRAIL + 1) end
+  if #trail > 16 * ENDED then trail = trail:sub(1 - 16 * (what == 'a' and ENDED or TRAIL)) end
   deliveries = tonumber(deliveries) + (delivered or 0)
-  return place .. ' ' .. deliveries .. ' ' .. trail .. rest, tonumber(place), deliveries
+  return place .. ' ' .. deliveries .. ' ' .. trail .. rest, tonumber(place), deliveries, rest ~= ''
 end
 
 local function with_error(record, err)
@@ -123,9 +141,9 @@ end
 
 -- 1. ack: settles for good, whatever state the SET is in.
 
-local acked = 0
-for from = 11, 10 + acks, CHUNK do
-  local jtis = {unpack(ARGV, from, math.min(from + CHUNK - 1, 10 + acks))}
+local acked, kept_errors = 0, 0   -- of what was acknowledged, errors count with max_pending as long as they are kept
+for from = 13, 12 + acks, CHUNK do
+  local jtis = {unpack(ARGV, from, math.min(from + CHUNK - 1, 12 + acks))}
   local records = redis.call('HMGET', inflight, unpack(jtis))
   local elsewhere, places = {}, {}
   for i, jti in ipairs(jtis) do
@@ -152,9 +170,11 @@ for from = 11, 10 + acks, CHUNK do
   local gone, ends = {}, {}
   for i, jti in ipairs(jtis) do
     if records[i] then
+      local record, _, _, has_error = amend(records[i], 'a')
       gone[#gone + 1] = jti
       ends[#ends + 1] = jti
-      ends[#ends + 1] = now_ms .. ' ' .. amend(records[i], 'a')
+      ends[#ends + 1] = now_ms .. ' ' .. record
+      if has_error then kept_errors = kept_errors + 1 end
     end
   end
   if #gone > 0 then
@@ -171,7 +191,7 @@ end
 --    was acknowledged is noted with its end.
 
 local reported = 0
-for i = 11 + acks, #ARGV, 2 do
+for i = 13 + acks, #ARGV, 2 do
   local jti, err = ARGV[i], ARGV[i + 1]
   local record = redis.call('HGET', inflight, jti)
   local place = not record and redis.call('ZSCORE', pending, jti)
@@ -199,7 +219,10 @@ for i = 11 + acks, #ARGV, 2 do
     redis.call('HSET', parked, jti, with_error(amend(was_parked, 'e'), err))
   else
     local ended = redis.call('HGET', settled, jti)
-    if ended then redis.call('HSET', settled, jti, with_error(ended, err)) end
+    if ended then
+      if ended:find('a%a$') then kept_errors = kept_errors + 1 end   -- acknowledged, and without an error until now
+      redis.call('HSET', settled, jti, with_error(ended, err))
+    end
   end
   if record or was_parked then reported = reported + 1 end
 end
@@ -212,7 +235,23 @@ for from = 1, #old, CHUNK do
   redis.call('ZREM', leases, unpack(old, from, math.min(from + CHUNK - 1, #old)))
 end
 
+-- The clock was set back since the last poll: what was leased before would be hidden until it has caught up.
+-- Such a lease begins anew. What is left of them is for the next poll, which finds polled_at as it was.
+local polled_at, last_poll = now_ms, tonumber(known[8]) or 0
+if last_poll > millis then
+  local left = CHUNK
+  for lane = 0, 3 * LANE, LANE do
+    local longest = lane + now + redeliver_after
+    local late = redis.call('ZRANGEBYSCORE', leases, string.format('%.0f', longest + 1000000),
+      string.format('%.0f', lane + LANE - 1), 'LIMIT', 0, left)
+    for i, jti in ipairs(late) do redis.call('ZADD', leases, string.format('%.0f', longest + i), jti) end
+    left = left - #late
+  end
+  if left == 0 then polled_at = known[8] end
+end
+
 local room, full = ROOM, false
+local lease = math.min(now + redeliver_after, LANE - 1 - math.max(0, max_events))   -- the last one, too, ends in its lane
 local answer, leased, delivered = {0, 0, 0, 0, 0}, 0, 0   -- the five numbers are filled in below
 
 local function hand_out(jtis, records)   -- as many as there is room for; tells how many
@@ -236,7 +275,7 @@ local function hand_out(jtis, records)   -- as many as there is room for; tells 
       life[#life + 1], life[#life + 2] = jti, record
       local order = place % LANE
       orders[#orders + 1], orders[#orders + 2] = string.format('%.0f', order), jti
-      ends[#ends + 1], ends[#ends + 2] = string.format('%.0f', place - order + now + redeliver_after + leased), jti
+      ends[#ends + 1], ends[#ends + 2] = string.format('%.0f', place - order + lease + leased), jti
     end
   end
   if #life > 0 then
@@ -306,13 +345,17 @@ if #next_lease > 0 then
   wait = math.max(0, math.ceil((next_lease[2] % LANE - now) / 1000))
 end
 
-local stale = known[9] and tonumber(now_ms) - tonumber(known[9]) >= dedupe
+local since = tonumber(known[9])
+local stale = since and (millis - since >= dedupe or since > millis)
   or #old > 0 or #first(pending, 0, cutoff - 1, 1) > 0
 if not stale then
   local oldest = redis.call('ZRANGE', parked_order, 0, 0, 'WITHSCORES')
   stale = #oldest > 0 and tonumber(oldest[2]) < cutoff
 end
 
+if kept_errors > 0 then
+  redis.call('HSET', stream, 'kept_errors', (redis.call('HGET', stream, 'kept_errors') or 0) + kept_errors)
+end
 if acked > 0 and not known[9] then redis.call('HSET', stream, 'settled_since', now_ms) end
 if acked + reported + delivered > 0 then
   -- The first that counts in an hour notes how the counters stood before it; the last 24 such notes are kept.
@@ -324,10 +367,10 @@ if acked + reported + delivered > 0 then
     redis.call('HSET', stream, 'hour', hour, 'hours',
       hours .. hour .. ' ' .. (noted[2] or 0) .. ' ' .. (noted[3] or 0) .. ' ' .. (noted[4] or 0))
   end
-  redis.call('HSET', stream, 'polled_at', now_ms, 'delivered', (known[10] or 0) + delivered,
+  redis.call('HSET', stream, 'polled_at', polled_at, 'delivered', (known[10] or 0) + delivered,
     'acked', (known[11] or 0) + acked, 'reported', (known[12] or 0) + reported)
-elseif tonumber(now_ms) - (tonumber(known[8]) or 0) >= 1000 then
-  redis.call('HSET', stream, 'polled_at', now_ms)
+elseif math.abs(millis - last_poll) >= 1000 then
+  redis.call('HSET', stream, 'polled_at', polled_at)
 end
 
 answer[1], answer[2], answer[3], answer[4], answer[5] = more and 1 or 0, wait, stale and 1 or 0, acked, reported

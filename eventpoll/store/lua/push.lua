@@ -15,14 +15,17 @@
 --   ARGV[5]   family          0 to 3, so that a poll may be given those of its families alone; absent: 0, none
 --   ARGV[6]   formed          1: it has been seen that the SETs are three base64url parts each; absent: it is looked at here
 --   ARGV[7]   replicas        1: have the replicas hear of a repeat too, so that WAIT waits for the SET; absent: 0
---   ARGV[8…]  more            jti, secevent and family of each further SET, in turn
+--   ARGV[8]   clock           the caller's clock, seconds since 1970; absent: not compared with the store's
+--   ARGV[9]   skew            the most seconds by which the two may differ
+--   ARGV[10…] more            jti, secevent and family of each further SET, in turn
 --
 -- Returns {'queued'} when the SET is new, {'queued', 'stale'} when there are older ones for sweep to take out,
 --         {'repeated'} when that very SET is there or its jti ended within the dedupe window, {'kept', SET} when
 --         other bytes have the jti: they stay. Where there is more, a list of such answers or errors, one for each.
--- Errors  NOSTREAM  no stream of this TPP
+-- Errors  CLOCK     the store's clock is far from the caller's, or past May 2041: nothing is done
+--         NOSTREAM  no stream of this TPP
 --         BADSET    not a SET, or not a jti
---         FULL      the stream holds as many SETs as it may
+--         FULL      the stream holds as many SETs as it may, acknowledged ones whose error is kept among them
 -- Idempotent: pushing again after a lost answer changes nothing.
 --
 --   redis-cli --eval push.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , jti-1 eyJ0.eyJ9.c2ln
@@ -32,6 +35,7 @@ local inflight_order, parked_order = KEYS[5], KEYS[8]
 local settled, settled_before, wake = KEYS[10], KEYS[11], KEYS[12]
 local dedupe, retention, family = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]) or 0
 local formed, replicas = ARGV[6] == '1', ARGV[7] == '1'
+local clock, skew = tonumber(ARGV[8]), tonumber(ARGV[9])
 local LANE = 2251799813685248   -- 2^51: as in poll
 
 local function utf8(text)
@@ -62,7 +66,22 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local last_order, pushed = tonumber(known[2]) or 0, tonumber(known[3]) or 0
 local max_pending = tonumber(known[4]) or 0
+
+-- The clock was set back: orders go on from the last one, so that what is outstanding keeps its turn, if anything is.
+if last_order > now and redis.call('HLEN', sets) == 0 then last_order = 0 end
+if math.max(now, last_order) + #ARGV >= LANE then
+  return redis.error_reply('CLOCK the clock of the store is past May 2041, where a place leaves its lane, or it was at the last push')
+end
+if clock and math.abs(time[1] - clock) > skew then
+  return redis.error_reply('CLOCK the clock of the store is ' .. string.format('%+.0f', time[1] - clock)
+    .. ' s from that of the service')
+end
 local queued, lanes = 0, {}   -- how many were new; what to tell of them, by family
+
+local function kept_errors()   -- of acknowledged SETs, as poll counts them
+  local now_and_before = redis.call('HMGET', stream, 'kept_errors', 'kept_errors_before')
+  return (now_and_before[1] or 0) + (now_and_before[2] or 0)
+end
 
 local function push(jti, secevent, family)
   -- Put a SET on the stream; what to tell of it.
@@ -81,19 +100,26 @@ local function push(jti, secevent, family)
   if kept == secevent then return {'repeated'} end
   if kept then return {'kept', kept} end
 
-  local ended = redis.call('HGET', settled, jti) or redis.call('HGET', settled_before, jti)
+  local ended, window = redis.call('HGET', settled, jti), 'kept_errors'
+  if not ended then ended, window = redis.call('HGET', settled_before, jti), 'kept_errors_before' end
   if ended and not (dedupe and now / 1000 - tonumber(ended:match('^%d+')) >= dedupe) then
     return {'repeated'}
   end
 
-  if max_pending > 0 and redis.call('HLEN', sets) >= max_pending then
+  if max_pending > 0 and redis.call('HLEN', sets) + kept_errors() >= max_pending then
     return redis.error_reply('FULL the stream holds as many SETs as it may')
   end
 
   last_order = math.max(now, last_order + 1)   -- strictly growing, whatever the clock does: the order of the pushes
   redis.call('HSET', sets, jti, secevent)
   redis.call('ZADD', pending, string.format('%.0f', family * LANE + last_order), jti)
-  if ended then redis.call('HDEL', settled, jti); redis.call('HDEL', settled_before, jti) end
+  if ended then
+    redis.call('HDEL', settled, jti)
+    redis.call('HDEL', settled_before, jti)
+    if ended:find('a%a\n') then   -- one of those
+      redis.call('HSET', stream, window, redis.call('HGET', stream, window) - 1)
+    end
+  end
   local answer = {'queued'}
   queued = queued + 1
   lanes[family] = lanes[family] or {}
@@ -102,7 +128,7 @@ local function push(jti, secevent, family)
 end
 
 local told = {push(ARGV[1], ARGV[2], family)}
-for i = 8, #ARGV, 3 do told[#told + 1] = push(ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]) or 0) end
+for i = 10, #ARGV, 3 do told[#told + 1] = push(ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]) or 0) end
 
 if queued > 0 then
   -- The first that counts in an hour notes how the counters stood before it; the last 24 such notes are kept.

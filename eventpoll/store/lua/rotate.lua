@@ -20,7 +20,8 @@ if not old then
 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', stream, 'secret', secret, 'old_secret', old, 'old_secret_until', string.format('%.0f', now_ms + grace))
+redis.call('HSET', stream, 'secret', secret, 'old_secret', old, 'old_secret_since', string.format('%.0f', now_ms),
+  'old_secret_until', string.format('%.0f', now_ms + grace))
 -- polls held with a secret that no longer works are refused
 local cluster = tostring(redis.pcall('INFO', 'cluster')):find('cluster_enabled:1')   -- there the word stays on this shard
 if not (cluster and tonumber(redis.pcall('SPUBLISH', wake, 'rotate'))) then redis.call('PUBLISH', wake, 'rotate') end

@@ -14,9 +14,12 @@
 --   ARGV[1]   retention       milliseconds that a SET may be outstanding
 --   ARGV[2]   dedupe          milliseconds for which an ended jti is remembered
 --   ARGV[3]   limit           the most SETs to take out, at most 1000
+--   ARGV[4]   clock           the caller's clock, seconds since 1970; absent: not compared with the store's
+--   ARGV[5]   skew            the most seconds by which the two may differ
 --
 -- Returns {left, jti, jti, …}: the SETs that expired; left is 1 when more are due.
--- Errors  NOSTREAM  no stream of this TPP
+-- Errors  CLOCK     the store's clock is far from the caller's, or past May 2041: nothing is done
+--         NOSTREAM  no stream of this TPP
 -- Safe to repeat.
 --
 --   redis-cli --eval sweep.lua 'eventpoll:{tpp-1}:'{stream,pending,sets,inflight,inflight_order,leases,parked,parked_order,requeued,settled,settled_before,wake} , 2592000000 86400000 1000
@@ -24,21 +27,35 @@
 local stream, pending, sets, inflight, inflight_order = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local leases, parked, parked_order, requeued, settled, settled_before = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local retention, dedupe, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local clock, skew = tonumber(ARGV[4]), tonumber(ARGV[5])
+local LANE = 2251799813685248   -- 2^51: as in poll
 
-local known = redis.call('HMGET', stream, 'created_at', 'settled_since', 'expired')
-if not known[1] then
-  return redis.error_reply('NOSTREAM no stream of this TPP')
-end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local now_ms = string.format('%.0f', math.floor(now / 1000))
+if now >= LANE then
+  return redis.error_reply('CLOCK the clock of the store is past May 2041, where a place leaves its lane')
+end
+if clock and math.abs(time[1] - clock) > skew then
+  return redis.error_reply('CLOCK the clock of the store is ' .. string.format('%+.0f', time[1] - clock)
+    .. ' s from that of the service')
+end
 local cutoff = math.max(0, now - retention * 1000)
-local LANE = 2251799813685248   -- 2^51: as in poll
+
+local known = redis.call('HMGET', stream, 'created_at', 'settled_since', 'expired', 'kept_errors', 'kept_errors_before')
+if not known[1] then
+  return redis.error_reply('NOSTREAM no stream of this TPP')
+end
 
 -- Two windows of ended jtis, each dropped as a whole: an end is kept for one to two dedupe times.
 local since = known[2]
+if since and tonumber(since) > tonumber(now_ms) then   -- the clock was set back: the window begins anew
+  redis.call('HSET', stream, 'settled_since', now_ms)
+  since = now_ms
+end
 if since and tonumber(now_ms) - tonumber(since) >= dedupe then
   redis.call('UNLINK', settled_before)
+  if known[4] or known[5] then redis.call('HSET', stream, 'kept_errors', 0, 'kept_errors_before', known[4] or 0) end
   if redis.call('EXISTS', settled) == 1 then
     redis.call('RENAME', settled, settled_before)
     redis.call('HSET', stream, 'settled_since', now_ms)
