@@ -7,7 +7,7 @@ TOOLS := .venv/tools/bin
 INSTALL := install --quiet --disable-pip-version-check --require-hashes -r
 LOCKED := requirements requirements-dev requirements-tools bench/requirements
 
-.PHONY: run demo test lint fix lock audit bench chaos help
+.PHONY: run shell demo test lint fix lock audit bench chaos help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -30,6 +30,9 @@ help:  ## this list
 
 run: .venv/run  ## serve on http://127.0.0.1:8000 (PORT changes it) with a demo TPP and SETs waiting
 	@PORT=$(PORT) exec $(BIN)/gunicorn --config demo/gunicorn.conf.py wsgi:app
+
+shell: .venv/run  ## a shell for the operator's commands beside make run: eventpoll push demo-tpp, eventpoll streams
+	@$(BIN)/python demo/shell.py
 
 demo: .venv/run  ## a SET's whole story, played in this terminal
 	@$(BIN)/python demo/story.py

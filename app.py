@@ -1,27 +1,5 @@
-"""The application, assembled."""
+"""The application, for who imports it from this folder: eventpoll/app.py makes it."""
 
-from flask import Flask
-from werkzeug.middleware.proxy_fix import ProxyFix
+from eventpoll.app import create_app
 
-import eventpoll
-from eventpoll.api import refusals
-from eventpoll.api.fast_path import FastPath
-from eventpoll.settings import Config
-
-
-def create_app(config: Config | None = None) -> Flask:
-    """eventpoll as an application of its own. Raises config.ConfigError."""
-    config = config or Config.from_environ()
-    app = Flask(__name__, static_folder=None)
-    if config.trusted_hosts:
-        app.config["TRUSTED_HOSTS"] = list(config.trusted_hosts)
-    eventpoll.init_app(app, config)
-    around = app.extensions["eventpoll.around"]
-    around.init(app)  # unknown paths and methods get our shapes too
-    refusals.init(app)
-    if config.fast_paths:
-        app.wsgi_app = FastPath(app, around)  # type: ignore[method-assign]
-    if config.proxy_hops:
-        hops = config.proxy_hops
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
-    return app
+__all__ = ["create_app"]

@@ -1,4 +1,4 @@
-"""The settings: eventpoll/settings.py has them. Here for who looks for them by this name."""
+"""The settings, under the name that a reader may look for: eventpoll/settings.py defines them. Nothing imports this."""
 
 from eventpoll.settings import Config, ConfigError
 

@@ -1,11 +1,5 @@
-"""What gunicorn and flask load: `gunicorn wsgi:app`."""
+"""What gunicorn and flask load in this folder: `gunicorn wsgi:app`. An installed package has eventpoll.wsgi instead."""
 
-import sys
+from eventpoll.wsgi import app
 
-from app import create_app
-from eventpoll.settings import ConfigError
-
-try:
-    app = create_app()
-except ConfigError as error:
-    sys.exit(str(error))
+__all__ = ["app"]

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import shlex
 import socket
 import sys
@@ -11,35 +10,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(".data")
 TPP, SECRET = "demo-tpp", "demo-secret"  # told to everyone, as README does
 CONSENT = "https://bank.example/open-banking/v4.0/aisp/account-access-consents/aac-1234-007"
 
 sys.path.insert(0, str(ROOT))
-DEMO = {
-    "EVENTPOLL_BANK_USERNAME": "bank",
-    "EVENTPOLL_BANK_PASSWORD": "bank-secret",
-    "EVENTPOLL_ISSUER": "https://bank.example",
-    "EVENTPOLL_SIGNING_KEYS": str(DATA / "demo-keys.json"),
-}
-
-
-def _defaults() -> None:
-    """What the environment leaves open; its own settings win."""
-    for name, value in DEMO.items():
-        if not os.environ.get(name) and not os.environ.get(f"{name}_FILE"):
-            os.environ[f"{name}_FILE" if name.endswith("KEYS") else name] = value
-
-
-def _signing_keys() -> None:
-    from joserfc.jwk import RSAKey
-
-    file = Path(DEMO["EVENTPOLL_SIGNING_KEYS"])
-    DATA.mkdir(mode=0o700, exist_ok=True)
-    if not file.exists():
-        file.touch(mode=0o600)
-        key = RSAKey.generate_key(2048, {"kid": "demo-1", "use": "sig"})
-        file.write_text(json.dumps({"keys": [key.as_dict(private=True)]}), encoding="utf-8")
+from demo.settings import DATA, fill_in  # noqa: E402
 
 
 def _port_is_free(port: int) -> None:
@@ -53,8 +28,7 @@ def _port_is_free(port: int) -> None:
             sys.exit(f"Port {port} cannot be used ({reason}). Stop what uses it, or take another: make run PORT=8001")
 
 
-_defaults()
-_signing_keys()
+fill_in()
 _main = importlib.util.spec_from_file_location("gunicorn_conf", ROOT / "gunicorn.conf.py")
 assert _main is not None
 assert _main.loader is not None
@@ -137,6 +111,9 @@ eventpoll serves on {url}. SETs that wait for the TPP {TPP}: {waiting}. Try, in 
 
   how the stream stands
     curl -s -u {bank} {url}/streams/{TPP}
+
+  the operator's commands, with this store and these keys
+    echo 'eventpoll streams' | make shell
 
 In a browser: {url}/console for the bank's operators ({bank}), {url}/docs for every call.
 Ctrl-C stops everything. What is queued stays in {DATA}/ for the next time.

@@ -1,4 +1,4 @@
-"""The parts of a running service, put together once."""
+"""The parts of a running service, built once from the settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,20 +21,23 @@ from eventpoll.store.store import Store
 
 @dataclass(frozen=True)
 class Service:
-    """What the wire needs to answer a request."""
+    """The parts that the views need to answer a request."""
 
     transmitter: Transmitter
     door: Door
     profiles: Sequence[Any]
-    """The ways of speaking (profiles.Profile), which the service hands on and does not know."""
+    """The profiles (profiles.Profile) of the polls. The service only keeps them for the views."""
 
     rate: Rate | None = None
     warnings: tuple[str, ...] = ()
     """Settings that are allowed, and may hurt."""
 
+    prefix: str = ""
+    """The url_prefix of every path, where init_app was called with one."""
+
     @classmethod
-    def build(cls, config: Config, profiles: Sequence[Any] = ()) -> "Service":
-        """The service that the settings describe; opens no connection yet."""
+    def build(cls, config: Config, profiles: Sequence[Any] = (), prefix: str = "") -> "Service":
+        """Return the service that the settings describe. Opens no connection yet."""
         rules = Rules(
             redeliver_after=config.redeliver_after,
             max_deliveries=config.max_deliveries,
@@ -55,7 +58,7 @@ class Service:
             config.push_jwks,
         )
         rate = Rate(config.poll_rate, store) if config.poll_rate else None
-        return cls(transmitter, _door(config, store), profiles, rate, config.warnings)
+        return cls(transmitter, _door(config, store), profiles, rate, config.warnings, prefix)
 
 
 def _door(config: Config, store: Store) -> Door:

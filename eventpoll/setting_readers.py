@@ -1,4 +1,4 @@
-"""How the text of a setting becomes its value; what cannot is a mistake, in words for the operator."""
+"""Readers of settings: each returns the value of a text, or raises ValueError with what the operator must change."""
 
 import ipaddress
 import json
@@ -24,6 +24,8 @@ SIGNING_ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ED2551
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a reader of whole numbers from `least` to `most`."""
+
     def read(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < least or (most is not None and int(text) > most):
             raise ValueError(f"must be a whole number from {least}" + (f" to {most}" if most is not None else " up"))
@@ -33,6 +35,8 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def decimal(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
+    """Return a reader of numbers from `least` to `most`; with `above`, `least` itself is refused."""
+
     def read(text: str) -> float:
         number = float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text) else -1.0
         if not least <= number <= most or (above and number == least):
@@ -43,6 +47,8 @@ def decimal(least: float, most: float, *, above: bool = False) -> Callable[[str]
 
 
 def one_of(*words: str) -> Callable[[str], str]:
+    """Return a reader of one word out of several."""
+
     def read(text: str) -> str:
         if text not in words:
             raise ValueError(f"must be one of {', '.join(words)}")
@@ -52,6 +58,8 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def words(*allowed: str) -> Callable[[str], tuple[str, ...]]:
+    """Return a reader of words with blanks or commas between them, out of `allowed` if there is any."""
+
     def read(text: str) -> tuple[str, ...]:
         words = tuple(text.replace(",", " ").split())
         if not words or (allowed and not set(words) <= set(allowed)):
@@ -62,12 +70,14 @@ def words(*allowed: str) -> Callable[[str], tuple[str, ...]]:
 
 
 def header_name(text: str) -> str:
+    """Return the name of an HTTP header."""
     if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
         raise ValueError("must be the name of a header, of letters, digits and hyphens")
     return text
 
 
 def networks(text: str) -> tuple[str, ...]:
+    """Return addresses, networks, and the word unix for a Unix socket."""
     named = words()(text)
     for word in named:
         try:
@@ -78,18 +88,20 @@ def networks(text: str) -> tuple[str, ...]:
 
 
 def rate(text: str) -> RateLimitItem:
+    """Return a rate, such as 10/second."""
     if not re.fullmatch(r"[1-9][0-9]{0,6} ?(/|per) ?([1-9][0-9]{0,4} )?(second|minute|hour)s?", text):
         raise ValueError("must be like 10/second, 600/minute or 5000/hour")
     return parse(text)
 
 
 def jwks_source(text: str) -> str:
+    """Return the place of a key set: the JWK Set itself, a file that holds one, or an https URL."""
     if text.lstrip().startswith("{"):
         public_keys(text)
         return text
     url = urlsplit(text)
     if "@" in url.netloc:
-        raise ValueError("must be a URL without a user name and a password: what fails is logged with them")
+        raise ValueError("must be a URL without a user name and a password: the log would show them when a fetch fails")
     local = url.scheme == "http" and url.hostname in ("127.0.0.1", "::1", "localhost")
     if (url.scheme == "https" and url.hostname) or local:
         return url.geturl()
@@ -103,6 +115,7 @@ def jwks_source(text: str) -> str:
 
 
 def redis_url(text: str) -> str:
+    """Return the URL of the store; eventpoll.redis_url decides which ones are valid."""
     eventpoll_redis_url.read(text)
     return text.strip()
 
@@ -110,7 +123,7 @@ def redis_url(text: str) -> str:
 def _jwks(text: str) -> KeySet:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of weak keys: they are a mistake here, and told as one
+            warnings.simplefilter("ignore")  # about weak keys: signing_keys refuses them
             return KeySet.import_key_set(_json_object(text))
     except (JoseError, ValueError, TypeError, KeyError, AttributeError):
         raise ValueError('must be a JWK Set: {"keys": [...]}') from None
@@ -124,7 +137,7 @@ def _json_object(text: str) -> Any:
 
 
 def signing_algorithms(key: Any) -> tuple[str, ...]:
-    """The algorithms with which a key may sign SETs, its own `alg` alone if it names one; empty if none."""
+    """Return the algorithms with which a key may sign SETs: only its own `alg` if it has one; () if it has none."""
     able = SIGNING_ALGORITHMS.get(key.key_type, ())
     if isinstance(key, ECKey) and key.get("crv") != "P-256":
         able = ()
@@ -137,29 +150,29 @@ def signing_algorithms(key: Any) -> tuple[str, ...]:
 
 
 def signing_keys(text: str) -> KeySet:
+    """Return the private keys of a JWK Set, each with a `kid`."""
     keys = _jwks(text)
     for number, key in enumerate(keys.keys, 1):
         if isinstance(key, RSAKey) and key.raw_value.key_size < RSA_BITS:
-            raise ValueError(f"key {number} is too weak: RSA keys want {RSA_BITS} bits or more")
+            raise ValueError(f"key {number} is too weak: RSA keys need {RSA_BITS} bits or more")
         if not key.is_private:
             raise ValueError(f"key {number} has no private half: it cannot sign")
         if not signing_algorithms(key):
             raise ValueError(f"key {number} cannot sign with PS256, RS256, ES256 (P-256), EdDSA or Ed25519")
         key.ensure_kid()
     if len({key.kid for key in keys.keys}) < len(keys.keys):
-        raise ValueError('each key wants a "kid" of its own')
+        raise ValueError('each key needs a "kid" of its own')
     return keys
 
 
 def read_public_keys(text: str) -> tuple[KeySet, list[str]]:
-    """Read the keys of a JWK Set that can check signatures, and say of each other one why it is left out.
+    """Return the keys of a JWK Set that can check signatures, and for each other key the reason why it is left out.
 
-    The one reader, whether the set stands in a setting, in a file or at a URL. Raises ValueError where the text is no
-    JWK Set.
+    Settings, files and URLs share this reader. Raises ValueError where the text is no JWK Set.
     """
     value = json.loads(text)
     if not isinstance(value, dict) or not isinstance(value.get("keys"), list):
-        raise ValueError('it is no JWK Set: {"keys": [...]} is wanted')
+        raise ValueError('it is no JWK Set: {"keys": [...]} is expected')
     keys: list[Key] = []
     left_out = []
     for number, member in enumerate(value["keys"], 1):
@@ -179,16 +192,17 @@ def _public_key(member: Any) -> Key:
     if known.get("kty") not in ("RSA", "EC", "OKP"):
         raise ValueError("its kty is not RSA, EC or OKP")
     if known.get("crv") == "Ed25519" and known.get("alg") in ED25519:
-        del known["alg"]  # two names of one algorithm (RFC 9864): the key is for both
+        del known["alg"]  # RFC 9864: EdDSA and Ed25519 name the same algorithm, so the key serves both
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of weak keys, which are refused here
+        warnings.simplefilter("ignore")  # about weak keys: the check below refuses them
         (key,) = KeySet.import_key_set({"keys": [known]}).keys
     if isinstance(key, RSAKey) and key.raw_value.key_size < RSA_BITS:
-        raise ValueError(f"it has {key.raw_value.key_size} bits: RSA keys want {RSA_BITS} or more")
+        raise ValueError(f"it has {key.raw_value.key_size} bits: RSA keys need {RSA_BITS} or more")
     return key
 
 
 def public_keys(text: str) -> KeySet:
+    """Return the keys of a JWK Set that can check signatures; log each one that cannot."""
     try:
         keys, left_out = read_public_keys(text)
     except (ValueError, RecursionError):

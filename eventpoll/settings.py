@@ -1,4 +1,4 @@
-"""Every setting, read once from the environment; the only reader of it."""
+"""The settings of the service. Only this module reads the environment."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ KUBERNETES = re.compile(
 
 
 class ConfigError(Exception):
-    """One or more mistakes in the environment, a line for each."""
+    """The settings hold mistakes, one line for each."""
 
     def __init__(self, mistakes: list[str]) -> None:
         super().__init__("\n".join(mistakes))
@@ -43,19 +43,22 @@ class ConfigError(Exception):
 
 
 def setting(name: str, default: Any, read: Callable[[str], Any], *, secret: bool = False) -> Any:
-    """A dataclass field that is read from the environment variable `name`, or from the file that NAME_FILE names."""
+    """Return a dataclass field that is read from the environment variable `name`, or from the file in NAME_FILE."""
     return field(default=default, repr=not secret, metadata={"name": name, "read": read})
 
 
 def _password(text: str) -> str:
-    """A password, or its scrypt hash in Werkzeug's form. What only begins like one is a mistake: a shell may have taken
-    the rest for variables, and the beginning would be a password that everyone knows."""
+    """Return a password, or its scrypt hash in Werkzeug's form.
+
+    A text that only begins like a hash is a mistake. A shell may have replaced the parts with a $ as variables, and the
+    rest would be a password that everyone knows.
+    """
     if text.startswith(("scrypt:", "pbkdf2:")):
         found = re.fullmatch(r"scrypt:([0-9]{1,9}):([0-9]{1,4}):([0-9]{1,4})\$[^$\s]+\$[0-9a-f]{128}", text)
         n, r, p = (int(number) for number in found.groups()) if found else (0, 0, 0)
         if n & (n - 1) or not 2**24 <= 128 * n * r * p <= 2**29:
             raise ValueError(
-                "begins like a hash and is none that is taken: make one with flask eventpoll hash-password, and keep "
+                "begins like a hash, and is not a valid one: make one with flask eventpoll hash-password, and protect "
                 "the $ in it from the shell ('…', or a file and EVENTPOLL_BANK_PASSWORD_FILE)"
             )
     return text
@@ -71,7 +74,7 @@ def _authorities(text: str) -> str:
 
 @dataclass(frozen=True)
 class Config:
-    """What the service is told from outside. Times are in the unit of the variable's name; see docs/operations.md."""
+    """The settings of one service. Times are in the unit that the variable's name says; see docs/operations.md."""
 
     redis_url: str | None = setting("REDIS_URL", None, setting_readers.redis_url, secret=True)
     redis_ca: str | None = setting("EVENTPOLL_REDIS_CA", None, _authorities)
@@ -134,7 +137,7 @@ class Config:
     log: str = setting("EVENTPOLL_LOG", "none", setting_readers.one_of("none", "json"))
     fast_paths: int = setting("EVENTPOLL_FAST_PATHS", 1, lambda text: int(setting_readers.one_of("0", "1")(text)))
     data_dir: Path = Path(".data")
-    """Where the embedded store keeps its files, when there is no REDIS_URL."""
+    """The folder in which the embedded store keeps its files where REDIS_URL is not set."""
     noticed: tuple[str, ...] = ()
     """What may hurt in the environment beside the settings."""
 
@@ -151,14 +154,14 @@ class Config:
 
     @classmethod
     def names(cls) -> dict[str, Any]:
-        """Each variable's name, with its field."""
+        """Return the dataclass field of each environment variable, by the variable's name."""
         return {each.metadata["name"]: each for each in fields(cls) if each.metadata}
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None, over: Mapping[str, Any] | None = None) -> "Config":
-        """Read every setting; an empty variable counts as none. What `over` holds under a variable's name wins.
+        """Return the settings of the environment; a value in `over` under a variable's name wins.
 
-        Raises ConfigError with a line for each mistake.
+        An empty variable counts as not set. Raises ConfigError with a line for each mistake.
         """
         source = dict(os.environ if environ is None else environ)
         for name in cls.names():
@@ -185,7 +188,7 @@ class Config:
 def _text(name: str, source: Mapping[str, str]) -> str | None:
     text, file = source.get(name) or None, source.get(f"{name}_FILE") or None
     if text is not None and file is not None:
-        raise ValueError(f"is set, and so is {name}_FILE: one of them, please")
+        raise ValueError(f"is set, and so is {name}_FILE: remove one of them")
     if file is None:
         return text
     try:
@@ -244,7 +247,7 @@ def _contradictions(config: Config) -> Iterator[str]:
     wanted = {"obie": "PS256", "wso2": "RS256"}.get(config.set_profile)
     keys = config.signing_keys.keys if config.signing_keys else []
     if keys and wanted and not any(wanted in signing_algorithms(key) for key in keys):
-        yield f"EVENTPOLL_SET_PROFILE: {config.set_profile} wants an RSA key that may sign with {wanted}"
+        yield f"EVENTPOLL_SET_PROFILE: {config.set_profile} needs an RSA key for {wanted} in EVENTPOLL_SIGNING_KEYS"
     if config.wait_replicas and config.redis_url is None:
         yield "EVENTPOLL_WAIT_REPLICAS: the embedded store has no replicas; set REDIS_URL"
     if config.redis_url is not None and config.redis_ca is not None:

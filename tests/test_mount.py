@@ -1,16 +1,20 @@
 """eventpoll in a bank's own Flask application."""
 
+import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import fakeredis
 import pytest
-from flask import Flask, Response
+from flask import Blueprint, Flask, Response
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 import eventpoll
 from eventpoll.settings import Config, ConfigError
+from eventpoll.web.routes import RouteConflict
+from harness.ports import free_port
 from harness.redis_servers import RedisServer
 from harness.service import BANK, ISSUER, basic
 from harness.sets import set_of
@@ -190,9 +194,115 @@ def test_a_mounted_service_polls_from_a_real_store(redis_server: RedisServer) ->
     client = app.test_client()
     assert polled(client) == ["j"]
     secret = client.post("/streams/tpp/secret", headers=AS_BANK).get_json()["secret"]
-    held = client.post("/events", json={"ack": ["j"]}, headers={"Authorization": basic("tpp", secret)})
+    headers, threads = {"Authorization": basic("tpp", secret)}, {"wsgi.multithread": True}
+    held = client.post("/events", json={"ack": ["j"]}, headers=headers, environ_overrides=threads)
     assert held.get_json() == {"sets": {}, "moreAvailable": False}
     assert client.delete("/streams/tpp?force=true", headers=AS_BANK).status_code == 204
+
+
+def test_a_route_of_the_banks_that_would_hide_one_of_ours_is_named(mine: Flask) -> None:
+    """Issue 12, 3: whichever was added first would win, and nobody would hear of the other."""
+    mine.add_url_rule("/healthz", "bank_health", lambda: "well")
+    mine.add_url_rule("/streams/<river>", "rivers", lambda river: river)
+    with pytest.raises(RouteConflict) as raised:
+        eventpoll.init_app(configured(mine))
+    health, rivers = str(raised.value).splitlines()
+    assert "GET /healthz (bank_health) and /healthz (eventpoll.health.healthz)" in health
+    assert "GET /streams/<river> (rivers) and /streams/<tpp> (eventpoll.bank." in rivers
+    assert "url_prefix" in health
+
+
+@pytest.mark.parametrize("rule", ["/docs", "/streams/<int:number>", "/streams/new", "/.well-known/jwks.json"])
+def test_a_route_that_the_bank_adds_later_is_named_in_its_line(mine: Flask, rule: str) -> None:
+    """Extensions come first in most applications, and their pages after them."""
+    eventpoll.init_app(configured(mine))
+    pages = Blueprint("pages", __name__)
+    pages.add_url_rule(rule, "own", lambda **_: "mine")
+    with pytest.raises(RouteConflict, match=r"pages\.own.*eventpoll\."):
+        mine.register_blueprint(pages)
+
+
+@pytest.mark.parametrize("rule", ["/<path:page>", "/<page>", "/docs/manual", "/streams", "/secevents"])
+def test_a_route_that_hides_nothing_is_added(mine: Flask, rule: str) -> None:
+    """A catch-all yields to what is more precise; another method, or another path, is nobody's business."""
+    mine.add_url_rule("/early" + rule, "early", lambda **_: "mine")
+    eventpoll.init_app(configured(mine))
+    mine.add_url_rule(rule, "late", lambda **_: "mine", methods=["POST"] if rule == "/streams" else ["GET"])
+    assert polled(mine.test_client()) == ["j"]
+    assert mine.test_client().get("/healthz").get_json()["status"] == "ok"
+
+
+def test_a_prefix_and_parts_leave_the_rest_to_the_bank(mine: Flask) -> None:
+    """Issue 12, 3: init_app(app, settings, url_prefix, parts)."""
+    mine.add_url_rule("/secevents/docs", "manual", lambda: "mine")
+    eventpoll.init_app(configured(mine), url_prefix="/secevents/", parts=("polling", "bank"))
+    client = mine.test_client()
+    assert polled(client, "/secevents") == ["j"]
+    for path in ("/events", "/secevents/healthz", "/secevents/metrics", "/secevents/console", "/streams"):
+        assert client.get(path).data == b"<h1>Lost in the bank</h1>"
+    assert client.get("/secevents/docs").data == b"mine"
+    assert client.post("/secevents/open-banking/v3.1/events", json={}).data == b""
+    assert list(client.post("/secevents/api/fs/event-notifications/events").get_json()) == [
+        "error_description",
+        "error",
+    ]
+
+
+def test_an_unknown_part_is_a_mistake(mine: Flask) -> None:
+    """With the names of those that there are."""
+    with pytest.raises(ValueError, match="unknown parts consoles: the parts are polling, bank, health"):
+        eventpoll.init_app(configured(mine), parts=("polling", "consoles"))
+
+
+def test_a_push_in_the_same_process_takes_and_raises_plain_python(mine: Flask, signing_keys: str) -> None:
+    """docs/embedding.md: eventpoll.push needs no request and no application context."""
+    mine.config.update(EVENTPOLL_ISSUER=ISSUER, EVENTPOLL_SIGNING_KEYS=signing_keys)
+    eventpoll.init_app(configured(mine))
+    with pytest.raises(LookupError, match="tpp has no stream"):
+        eventpoll.push(mine, "tpp", events={"urn:test:event": {}})
+    secret = json.loads(mine.test_client().put("/streams/tpp", headers=AS_BANK).text)["secret"]
+    event = {"urn:test:event": {"amount": 1.5, "name": "Zoë"}}
+    assert eventpoll.push(mine, "tpp", event, jti="a", sub="acc-1", toe=1516239022) == "a"
+    assert eventpoll.push(mine, "tpp", event, jti="a", sub="acc-1", toe=1516239022) == "a"
+    assert eventpoll.push(mine, "tpp", secevent=set_of("b")) == "b"
+    reply = mine.test_client().post("/events", json={}, headers={"Authorization": basic("tpp", secret)})
+    sets = reply.get_json()["sets"]
+    assert list(sets) == ["a", "b"]
+    claims = json.loads(base64.urlsafe_b64decode(sets["a"].split(".")[1] + "=="))
+    assert (claims["events"], claims["sub"], claims["toe"]) == (event, "acc-1", 1516239022)
+
+
+@pytest.mark.parametrize(
+    ("tpp", "given", "text"),
+    [
+        ("tpp", {}, "events or secevent"),
+        ("tpp", {"events": {"urn:a": {}}, "secevent": "x"}, "events or secevent"),
+        ("tpp", {"events": {}}, "events"),
+        ("tpp", {"events": {"urn:a": {}}, "subject": "x"}, "subject"),
+        ("tpp", {"events": {"urn:a": {}}, "scope": "nothing"}, "scope"),
+        ("tpp", {"secevent": "no SET"}, "SET"),
+        ("tpp", {"secevent": "no SET", "jti": "a"}, "jti: a signed SET has its own claims"),
+        ("no name", {"events": {"urn:a": {}}}, "the name of a TPP"),
+    ],
+)
+def test_a_wrong_push_raises_value_error(
+    mine: Flask, signing_keys: str, tpp: str, given: dict[str, Any], text: str
+) -> None:
+    """The text says what is wrong."""
+    mine.config.update(EVENTPOLL_ISSUER=ISSUER, EVENTPOLL_SIGNING_KEYS=signing_keys)
+    eventpoll.init_app(configured(mine))
+    mine.test_client().put("/streams/tpp", headers=AS_BANK)
+    with pytest.raises(ValueError, match=text):
+        eventpoll.push(mine, tpp, **given)
+
+
+def test_a_push_to_a_store_that_is_away_raises_connection_error() -> None:
+    """It may be repeated with the same jti."""
+    app = configured(Flask("away"))
+    app.config["REDIS_URL"] = f"redis://127.0.0.1:{free_port()}"
+    eventpoll.init_app(app)
+    with pytest.raises(ConnectionError, match="the store is not available"):
+        eventpoll.push(app, "tpp", secevent=set_of("a"))
 
 
 def test_a_bank_that_mounts_it_is_warned_of_a_misspelt_name(caplog: pytest.LogCaptureFixture) -> None:

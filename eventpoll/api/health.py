@@ -2,9 +2,13 @@
 
 from flask import Blueprint, Response, jsonify
 
+from eventpoll import __version__
 from eventpoll.delivery.refusals import wrong_clock
 from eventpoll.service import Service
 from eventpoll.store.errors import WrongClock
+
+LOOKED_AT = 20
+"""Streams whose layout one call of /readyz looks at: the next call looks at the next ones."""
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -14,13 +18,14 @@ def blueprint(service: Service) -> Blueprint:
     @bp.get("/healthz", provide_automatic_options=False)
     def healthz() -> Response:
         """The process answers."""
-        return jsonify(status="ok")
+        return jsonify(status="ok", version=__version__)
 
     @bp.get("/readyz", provide_automatic_options=False)
     def readyz() -> Response:
-        """The store can be written to, and its clock is near ours; else 503, which says how far it is."""
+        """The store can be written to, we know its layout, and its clock is near ours; else 503."""
         store = service.transmitter.store
         store.ping()
+        store.check_layout(LOOKED_AT)
         try:
             store.clock.check()
         except WrongClock as error:

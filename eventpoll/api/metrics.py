@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from eventpoll import __version__
 from eventpoll.api.call import let_in
 from eventpoll.errors import CODES, Refused
 from eventpoll.service import Service
@@ -127,9 +128,20 @@ def blueprint(service: Service) -> Blueprint:
         registry = CollectorRegistry()
         registry.register(Streams(service.transmitter.store))
         registry.register(Polls())
+        registry.register(Build())
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return bp
+
+
+class Build(Collector):
+    """The version that runs."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield a metric whose value is always 1, as Prometheus has it for labels that describe a process."""
+        build = GaugeMetricFamily("eventpoll_build_info", "The version of eventpoll that runs", labels=("version",))
+        build.add_metric([__version__], 1)
+        yield build
 
 
 class Polls(Collector):

@@ -11,6 +11,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Blueprint, Response, request
 from marshmallow import fields
 
+from eventpoll import __version__
 from eventpoll.access.tokens import BANK_SCOPE
 from eventpoll.api.openapi_bank import metrics_call, set_calls, stream_calls
 from eventpoll.api.openapi_call import JSON, Call, Content
@@ -104,7 +105,7 @@ def document() -> dict[str, Any]:
     plugin = MarshmallowPlugin()
     spec = APISpec(
         "eventpoll",
-        "1",
+        __version__,
         "3.1.0",
         [plugin],
         info={"description": ABOUT, "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"}},

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from eventpoll import __version__
 from eventpoll.api.openapi_call import (
     ANY,
     AWAY,
@@ -143,9 +144,10 @@ def create_events_call(profile: Wso2) -> Call:
 def open_calls() -> Iterator[Call]:
     """What anyone may ask."""
 
-    def status(word: str) -> Content:
-        shape = {"type": "object", "properties": {"status": {"const": word}}, "required": ["status"]}
-        return Content(shape, {"usual": {"status": word}})
+    def status(word: str, **more: str) -> Content:
+        members = {"status": {"const": word}, **{name: {"type": "string"} for name in more}}
+        shape = {"type": "object", "properties": members, "required": list(members)}
+        return Content(shape, {"usual": {"status": word, **more}})
 
     yield Call(
         "GET",
@@ -153,7 +155,7 @@ def open_calls() -> Iterator[Call]:
         "healthz",
         "Whether the process answers",
         "anyone",
-        gives={200: ("It does", JSON, status("ok"))},
+        gives={200: ("It does", JSON, status("ok", version=__version__))},
         refusals=ANY,
     )
     yield Call(

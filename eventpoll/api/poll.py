@@ -1,11 +1,13 @@
 """POST …/events: one way to answer for all profiles."""
 
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import cast
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
+from typing import Any, cast
 
 import flask
 from flask import Blueprint, Request, Response
+from gevent import monkey
 
 from eventpoll.access.door import CLAIMED, Caller, Door
 from eventpoll.api import metrics
@@ -20,6 +22,8 @@ from eventpoll.store.keys import TPP
 from eventpoll.web import request_log
 from eventpoll.web.body import want_json_answer
 from eventpoll.web.response import Told
+
+log = logging.getLogger(__name__)
 
 BLUEPRINTS = ("eventpoll", "eventpoll.polling")
 """The blueprints that a poll belongs to, the outer one first."""
@@ -80,7 +84,7 @@ def poll(service: Service, profile: Profile, request: Request) -> Told:
             tpp,
             asked,
             profile=profile.letter,
-            hold=profile.holds(asked),
+            hold=profile.holds(asked) and may_hold(request.environ),
             proof=caller.proof,
             families=caller.families,
             unknown_is_empty=caller.polls and not caller.proof and tpp == caller.name,
@@ -95,6 +99,26 @@ def poll(service: Service, profile: Profile, request: Request) -> Told:
     request_log.note(request.environ, tpp=tpp, sets=len(answer.sets), acked=answer.acked, reported=answer.reported)
     text, status = profile.write(answer, asked)
     return Told(text, status, profile.content_type, headers)
+
+
+def may_hold(environ: Mapping[str, Any]) -> bool:
+    """Return whether the server can answer other requests while a poll is held: it has threads or gevent.
+
+    A synchronous worker serves one request at a time: a held poll would keep the whole site waiting.
+    """
+    concurrent = bool(environ.get("wsgi.multithread")) or monkey.is_module_patched("socket")
+    if not concurrent:
+        _log_no_hold()
+    return concurrent
+
+
+@lru_cache(maxsize=1)
+def _log_no_hold() -> None:
+    """Log once for each process."""
+    log.warning(
+        "Polls are answered at once: this server handles one request at a time, and a held poll would block it. "
+        "Run threads or gevent workers to hold polls."
+    )
 
 
 def _tpp(door: Door, profile: Profile, caller: Caller, request: Request) -> str:

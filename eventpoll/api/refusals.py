@@ -38,7 +38,7 @@ def refuse(refused: Refused) -> Response:
     answer = page(refused, interaction_id(request.environ)) if page is not None else None
     if answer is not None:
         return answer
-    profile = profiles.of_path(service.profiles, request.path)
+    profile = profiles.of_path(service.profiles, request.path.removeprefix(service.prefix))
     text = profile.refuse(refused, interaction_id(request.environ))
     response = Response(text, refused.row.status, refused.headers)
     if text:

@@ -13,7 +13,7 @@ from eventpoll.access.passwords import LEAST
 from eventpoll.cli.output import as_json, show, with_service
 from eventpoll.service import Service
 from eventpoll.store.clock import Clock, distance
-from eventpoll.store.errors import NoStream, Unavailable
+from eventpoll.store.errors import NewerLayout, NoStream, Unavailable
 from eventpoll.store.records import Facts
 from eventpoll.store.redis.embedded import SHIPPED
 
@@ -61,6 +61,10 @@ def _store(service: Service, appendfsync: str) -> Iterator[Finding]:
         store.ping()
     except Unavailable as error:
         yield Finding("error", f"the store takes no writes: {error}")
+    try:
+        store.check_layout()
+    except NewerLayout as error:
+        yield Finding("error", str(error))
     try:
         store.status(DEMO_TPP)
         yield Finding("warning", f"there is a stream {DEMO_TPP}: remove it (DELETE /streams/{DEMO_TPP}?force=true)")

@@ -1,7 +1,8 @@
-"""The list of the commands: flask eventpoll …."""
+"""The one group of commands: the blueprint's application, the console script and Flask's plugins all use it."""
 
-from flask import Blueprint
+import click
 
+from eventpoll import __version__
 from eventpoll.cli.check import check_
 from eventpoll.cli.keys import hash_password, keygen
 from eventpoll.cli.sets import errors, peek, purge, push, requeue
@@ -9,8 +10,11 @@ from eventpoll.cli.streams import add_tpp, streams
 from eventpoll.cli.worker import worker
 
 
-def init(bp: Blueprint) -> None:
-    """Add the commands; the blueprint's cli_group is their first word."""
-    bp.cli.help = "Streams of Security Event Tokens: make them, fill them, see what became of each SET."
-    for command in (add_tpp, push, streams, peek, errors, requeue, purge, worker, keygen, hash_password, check_):
-        bp.cli.add_command(command)
+@click.group("eventpoll")
+@click.version_option(__version__, message="eventpoll %(version)s")
+def group() -> None:
+    """Make streams of Security Event Tokens, fill them, and see what became of each SET."""
+
+
+for command in (add_tpp, push, streams, peek, errors, requeue, purge, worker, keygen, hash_password, check_):
+    group.add_command(command)

@@ -43,7 +43,10 @@ def with_service(command: Callable[..., None]) -> Callable[..., None]:
     @with_appcontext
     @wraps(command)
     def call(*args: Any, **options: Any) -> None:
-        command(current_app.extensions["eventpoll"], *args, **options)
+        service = current_app.extensions.get("eventpoll")
+        if service is None:
+            raise click.ClickException("this application has no eventpoll: call eventpoll.init_app(app) in it")
+        command(service, *args, **options)
 
     return call
 

@@ -7,9 +7,10 @@ import time
 
 import click
 
+from eventpoll import __version__
 from eventpoll.cli.output import with_service
 from eventpoll.service import Service
-from eventpoll.store.errors import Unavailable
+from eventpoll.store.errors import NewerLayout, Unavailable
 from eventpoll.store.inbox import Intake
 from eventpoll.worker.inbox import Inbox
 
@@ -33,6 +34,14 @@ def worker(service: Service, once: bool) -> None:
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, _: stopping.append(signum))
+    if not once:
+        click.echo(f"eventpoll {__version__}, worker.", err=True)
+    try:
+        service.transmitter.store.check_layout()
+    except NewerLayout as error:
+        raise click.ClickException(str(error)) from None
+    except Unavailable:
+        pass  # the loop tries again
     minter = service.transmitter.minter
     minting = minter.keys is not None and minter.issuer is not None
     if not minting:

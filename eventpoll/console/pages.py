@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from flask import Response, request
+from flask import Response, current_app, request
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from eventpoll.errors import Refused
@@ -43,7 +43,7 @@ def page(name: str, code: int = 200, **values: Any) -> Response:
 
 def wanted() -> bool:
     """Whether a refusal is for a person with a browser, who was about to see the console."""
-    return f"{request.path}/".startswith(f"{ROOT}/") and "text/html" in request.headers.get("Accept", "")
+    return f"{request.path}/".startswith(f"{root()}/") and "text/html" in request.headers.get("Accept", "")
 
 
 def refused(refusal: Refused, interaction_id: str) -> Response | None:
@@ -60,11 +60,16 @@ def refused(refusal: Refused, interaction_id: str) -> Response | None:
 # -- what the templates use --------------------------------------------------------------------------------------
 
 
+def root() -> str:
+    """Return the path of the console, below the prefix of the service."""
+    return f"{current_app.extensions['eventpoll'].prefix}{ROOT}"
+
+
 def at(*segments: str, **query: object) -> str:
     """The address of a page of the console, wherever the service is mounted."""
     path = "".join("/" + quote(segment, safe="") for segment in segments)
     asked = urlencode({name: value for name, value in query.items() if value not in ("", None)})
-    return f"{request.script_root}{ROOT}{path}" + (f"?{asked}" if asked else "")
+    return f"{request.script_root}{root()}{path}" + (f"?{asked}" if asked else "")
 
 
 def at_set(tpp: str, jti: str, **query: object) -> str:

@@ -6,7 +6,16 @@ from typing import Any
 from eventpoll.delivery.transmitter import Conflict
 from eventpoll.errors import Refused
 from eventpoll.sets.event import BadSecevent
-from eventpoll.store.errors import Full, NoSet, NoStream, NotParked, Outstanding, Unavailable, WrongClock
+from eventpoll.store.errors import (
+    Full,
+    NewerLayout,
+    NoSet,
+    NoStream,
+    NotParked,
+    Outstanding,
+    Unavailable,
+    WrongClock,
+)
 
 RETRY_AFTER = "2"
 """Seconds after which a caller may try again when the store is away: whole ones, as receivers read no others."""
@@ -32,6 +41,11 @@ REFUSALS: dict[type[Exception], Callable[[Any], Refused]] = {
     BadSecevent: _secevent,
     Unavailable: lambda _: Refused(
         "unavailable", "the store is not available at the moment: try again", headers={"Retry-After": RETRY_AFTER}
+    ),
+    NewerLayout: lambda _: Refused(
+        "unavailable",
+        "a newer version of eventpoll has written the store: see the log of this one",
+        headers={"Retry-After": RETRY_AFTER},
     ),
     WrongClock: lambda error: wrong_clock("the clocks of the service differ: nothing was done; try again later"),
     Refused: lambda error: error,

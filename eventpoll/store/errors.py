@@ -15,6 +15,10 @@ class Unavailable(StoreError):
     """The store is away, loading, read-only, full or cannot persist. Nothing can be said of what was asked."""
 
 
+class NewerLayout(Unavailable):
+    """A newer version of eventpoll has written this store, in a layout that this version cannot read."""
+
+
 class Named(StoreError):
     """A refusal by a Lua command, with the word that it answered."""
 

@@ -10,15 +10,18 @@ from typing import Any
 
 import redis
 
-from eventpoll import redis_url
+from eventpoll import __version__, redis_url
 from eventpoll.store import keys, records
 from eventpoll.store.clock import Clock
 from eventpoll.store.commands import Commands
-from eventpoll.store.errors import NoSet, NoStream, StoreError, errors, refused
+from eventpoll.store.errors import NewerLayout, NoSet, NoStream, StoreError, errors, refused
 from eventpoll.store.records import Answer, Facts, Pushed, Rules, SetRecord, Status
 from eventpoll.store.redis.cluster_wakeups import subscribe
 from eventpoll.store.redis.connection import connect, nodes
 from eventpoll.store.redis.wakeups import Subscription
+
+LAYOUT = "1"
+"""The stored layout, as docs/redis-layout.md describes it: the field `layout` of each stream."""
 
 MINTING = ("set_profile", "audience")
 MANY = 4_000
@@ -38,6 +41,7 @@ class Store:
         self.clock = Clock(client, rules.max_clock_skew)
         self.commands = Commands(client, fast_path=fast_path)
         self._run = self.commands.run
+        self._checked = ""
 
     @classmethod
     def open(cls, url: str | None, data_dir: Path, rules: Rules, *, fast_path: bool = True) -> "Store":
@@ -244,6 +248,24 @@ class Store:
         """Raises Unavailable unless the store can be written to."""
         with errors():
             self.redis.zadd(keys.STREAMS, {"": 0}, xx=True)  # a write that writes nothing, refused when full
+
+    def check_layout(self, most: int | None = None) -> None:
+        """Raise NewerLayout where a stream is in a layout that this version does not know.
+
+        Look at all streams; with `most`, at so many of them, and at the next ones in the next call. Raise Unavailable
+        where the store does not answer.
+        """
+        for names in self.names(self._checked if most else "", most or 200):
+            for tpp, status in zip(names, self.statuses(names), strict=True):
+                if status is not None and (layout := status.fields.get("layout", LAYOUT)) != LAYOUT:
+                    raise NewerLayout(
+                        f"the stream {tpp} has layout {layout}, and eventpoll {__version__} reads layout {LAYOUT}: "
+                        "run the version that wrote it, or a later one (docs/operations.md, Upgrade)"
+                    )
+            if most:
+                self._checked = names[-1] if len(names) == most else ""  # at the end begin again
+                return
+        self._checked = ""
 
     def facts(self) -> list[Facts]:
         """What each server that keeps streams says of itself: more than one on a Cluster. Raises Unavailable."""

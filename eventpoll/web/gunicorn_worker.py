@@ -9,7 +9,8 @@ from typing import Any
 
 import gevent
 from gunicorn import util
-from gunicorn.http import errors
+from gunicorn.http import errors, parser
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.ggevent import GeventWorker
 
 from eventpoll.settings import Config, ConfigError
@@ -19,6 +20,9 @@ try:
     settings = Config.from_environ()
 except ConfigError as error:
     sys.exit(str(error))
+
+TURN_BYTES = 8_192
+"""After so many bytes of a request, other requests have their turn."""
 
 LAST_SECONDS = 1.0
 """How long a kept connection may still ask, once the worker is to end: the answer tells that it closes. One that is
@@ -45,6 +49,28 @@ PLAINLY: dict[type[BaseException], str] = {  # in more words than the phrase of 
     NoHost: "the request has no Host header: HTTP/1.1 wants one",
     TooMany: "too many connections from this address: close some, then try again",
 }
+
+
+class Reader(SocketUnreader):  # type: ignore[misc]
+    """Reads what a client sends, and lets other requests run in between.
+
+    A read waits only while no bytes are there. Without turns, a client that sends faster than its chunks are parsed
+    keeps the whole worker to itself.
+    """
+
+    taken = 0
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        if self.taken >= TURN_BYTES:
+            self.taken = 0
+            hub = gevent.get_hub()
+            hub.wait(hub.loop.timer(0))  # once round the loop: sleep(0) returns before the loop looks at connections
+        piece: bytes = super().chunk(size_hint)
+        self.taken += len(piece)
+        return piece
+
+
+parser.SocketUnreader = Reader
 
 
 class Worker(GeventWorker):  # type: ignore[misc]

@@ -113,9 +113,9 @@ def test_the_settings_that_a_file_names_are_there(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["eventpoll-web.service", "eventpoll-worker.service", "kubernetes.yaml"])
 def test_everything_is_given_the_time_that_it_takes_to_stop(name: str) -> None:
-    """gunicorn.conf.py: a poll is held for 28 s at most, and graceful_timeout is 30."""
+    """gunicorn_conf.py: a poll is held for 28 s at most, and graceful_timeout is 30."""
     (graceful,) = re.findall(
-        r"^graceful_timeout = (\d+)", (ROOT / "gunicorn.conf.py").read_text(encoding="utf-8"), re.M
+        r"^graceful_timeout = (\d+)", (ROOT / "eventpoll" / "gunicorn_conf.py").read_text(encoding="utf-8"), re.M
     )
     text = (ROOT / "deploy" / name).read_text(encoding="utf-8")
     given = re.findall(r"(?:TimeoutStopSec=|terminationGracePeriodSeconds: )(\d+)", text)

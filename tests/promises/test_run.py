@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from eventpoll import __version__
 from eventpoll.store.redis.embedded import Embedded
 from harness import ROOT
 from harness.ports import free_port
@@ -126,6 +127,33 @@ def test_every_line_of_the_screen_works_when_pasted(running: Run) -> None:
     stood = paste(status)
     assert (stood["tpp"], stood["pending"], stood["in_flight"], stood["acked"]) == ("demo-tpp", 1, 2, 1)
     assert jti in paste(poll)["sets"]
+
+
+def test_the_operators_commands_work_beside_it(running: Run) -> None:
+    """Issue 12, 3: `make shell` has its settings and its store, so that a push mints; flask works there too."""
+    running.screen()
+    event = json.dumps({"jti": "from-the-shell", "events": {"urn:test:event": {}}})
+    lines = [
+        f"echo '{event}' | eventpoll push demo-tpp --json",
+        "eventpoll --version",
+        "flask eventpoll peek demo-tpp from-the-shell --json",
+    ]
+    plain = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(
+        ["make", "shell"],
+        cwd=running.directory,
+        env={**plain, "SHELL": "/bin/sh"},
+        input="\n".join(lines) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    pushed, version, found = done.stdout.splitlines()
+    assert json.loads(pushed) == {"jti": "from-the-shell", "status": "queued"}
+    assert version == f"eventpoll {__version__}"
+    assert json.loads(found)["state"] == "pending"
+    assert json.loads(found)["set"].count(".") == 2
 
 
 def test_a_port_in_use_is_said_at_once(running: Run, tmp_path: Path) -> None:

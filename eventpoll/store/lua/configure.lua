@@ -17,7 +17,7 @@ local time = redis.call('TIME')
 local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 
 local created = redis.call('HSETNX', stream, 'created_at', now_ms) == 1
-if created then redis.call('HSET', stream, 'secret', secret) end
+if created then redis.call('HSET', stream, 'secret', secret, 'layout', '1') end   -- of docs/redis-layout.md
 for i = 2, #ARGV, 2 do
   if ARGV[i + 1] == '' then
     redis.call('HDEL', stream, ARGV[i])
