@@ -39,8 +39,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One server for all tests that leave it as it is. Nobody kills it, so it need not wait for the disk."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendfsync", "no").start()
+    """One server for all tests that leave it as it is. Nobody kills it, so no command need wait for the disk."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendfsync", "everysec").start()
     yield server
     server.kill()
 
