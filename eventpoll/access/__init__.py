@@ -1,1 +1,1 @@
-"""Who is asking, how often, and what they may. May use: sets, store, errors, setting_readers."""
+"""Authentication, rate limits and permissions of callers. May use: sets, store, errors, setting_readers."""

@@ -1,4 +1,4 @@
-"""The client's TLS certificate, from our own TLS or from the proxy that ends it."""
+"""The client's TLS certificate, from eventpoll's own TLS or from the proxy that terminates TLS."""
 
 import base64
 import binascii
@@ -19,23 +19,29 @@ from flask import Request
 log = logging.getLogger(__name__)
 
 SAID_SECONDS = 60.0
-"""A line of the log about a certificate that does not count comes so often at most, of each kind."""
+"""Minimum seconds between two log lines of the same kind about a certificate that is not accepted."""
 
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 ENVOY = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^";,]*)(;|$)')
 
 
 class ClientCertificate:
-    """Finds the certificate with which a client connected: in our own TLS, or in the header of a trusted proxy."""
+    """Finds a client's certificate in eventpoll's own TLS connection or in the header of a trusted proxy."""
 
     def __init__(self, header: str | None, proxies: Sequence[str]) -> None:
-        """`header` is believed from the peers in `proxies` alone: addresses, networks, or "unix" for a Unix socket."""
+        """Set the header that may hold a certificate, and the peers from which it is accepted.
+
+        `proxies`: addresses, networks, or "unix" for a Unix socket. The header of any other peer is ignored.
+        """
         self._header = header
         self._proxies = proxies
         self._said: dict[str, float] = {}
 
     def thumbprint(self, request: Request) -> str | None:
-        """Return its SHA-256, as `x5t#S256` has it (RFC 8705 section 3.1); None where there is none."""
+        """Return the SHA-256 of the client's certificate; None if there is no certificate.
+
+        The form is that of `x5t#S256`: base64url without padding (RFC 8705 section 3.1).
+        """
         of_tls = getattr(request.environ.get("gunicorn.socket"), "getpeercert", None)
         der: bytes | None = of_tls(binary_form=True) if of_tls else None
         if der is None and self._header is not None:
@@ -57,7 +63,10 @@ class ClientCertificate:
         return der
 
     def _say(self, words: str, *facts: object) -> None:
-        """Log why a bound token is refused, once a minute: its TPP is told no more than 401."""
+        """Log why a token that is bound to a certificate is refused.
+
+        Each text in `words` is logged at most once a minute. The log is the only explanation: the TPP gets a bare 401.
+        """
         now = time.monotonic()
         if now - self._said.get(words, -math.inf) >= SAID_SECONDS:
             self._said[words] = now
@@ -65,10 +74,12 @@ class ClientCertificate:
 
 
 def read(text: str) -> bytes | None:
-    """Return the certificate (DER) in a header; None where there is none, or more than can be one client's.
+    """Return the certificate (DER) in a header.
 
-    Read are RFC 9440, also with blanks; PEM, plain, percent-encoded or form-encoded; the base64 of a DER; Envoy's
-    Cert="…". Of a chain the first is the client's.
+    Return None if there is no certificate, or if the header holds certificates that cannot be one client's.
+
+    Accept these forms: RFC 9440, also with blanks; PEM, plain, percent-encoded or form-encoded; the base64 of a DER;
+    Envoy's Cert="…". The first certificate of a chain is the client's.
     """
     text = text.strip()
     try:
@@ -93,15 +104,15 @@ def _decoded(text: str) -> bytes:
 
 
 def _is_der(der: bytes) -> bool:
-    """Whether this may be a certificate: a sequence that is as long as it says, with two bytes for the length."""
+    """Return whether this may be a certificate: a DER sequence with the length that its two length bytes declare."""
     return der[:2] == b"\x30\x82" and len(der) == 4 + int.from_bytes(der[2:4])
 
 
 def _first(ders: list[bytes]) -> bytes:
-    """Return the first certificate of a chain. Raises an error where one is not signed by the next.
+    """Return the first certificate of a chain. Raises an error if a certificate is not signed by the next one.
 
-    Two that are no chain came from two speakers: a client may send the header as well, and a proxy that adds its own
-    makes one of both.
+    Certificates that form no chain come from two senders. A client may send the header too, and a proxy that adds
+    its own value joins both into one header.
     """
     if len(ders) > 1:
         for one, issuer in pairwise(map(x509.load_der_x509_certificate, ders)):
@@ -110,8 +121,11 @@ def _first(ders: list[bytes]) -> bytes:
 
 
 def _envoy(text: str) -> str:
-    """The Cert of one element of x-forwarded-client-cert; empty where there are more elements: which of the hops
-    spoke for the client cannot be told. Quotes count: a subject may be made to look like a certificate."""
+    """Return the Cert of the only element of x-forwarded-client-cert; an empty text if there are more elements.
+
+    With more elements it is unknown which hop saw the client's certificate. Quotes are parsed, because a client may
+    make its subject look like a certificate.
+    """
     certificates, at = [], 0
     while at < len(text):
         pair = ENVOY.match(text, at)
@@ -124,7 +138,10 @@ def _envoy(text: str) -> str:
 
 
 def is_trusted(address: str, proxies: Sequence[str]) -> bool:
-    """Whether a peer is one of the proxies that we were told of."""
+    """Return whether a peer is one of the configured proxies.
+
+    `address`: the peer's IP address; empty for a Unix socket. `proxies`: addresses, networks, or "unix".
+    """
     if not address:
         return "unix" in proxies
     try:

@@ -1,4 +1,4 @@
-"""Who is asking: HTTP Basic (RFC 7617) for TPPs and for the bank, bearer tokens (RFC 6750) where they are set up."""
+"""Authenticate callers by HTTP Basic (RFC 7617), and by bearer tokens (RFC 6750) if they are configured."""
 
 import base64
 import binascii
@@ -24,23 +24,23 @@ from eventpoll.store.records import EVERY_FAMILY, FAMILIES
 
 BASIC = 'Basic realm="eventpoll", charset="UTF-8"'
 PROVEN, CLAIMED = "eventpoll.proven", "eventpoll.claimed"
-"""In an environ: who asks is proven; the name that the credentials give, proven or not."""
+"""Keys in a WSGI environ. PROVEN: the caller is authenticated. CLAIMED: the name in the credentials, proven or not."""
 
 
 def loggable(environ: dict[str, Any], text: str) -> str:
-    """Return what may be logged of a name or a path that a caller sent.
+    """Return the part of a caller's name or path that may be logged.
 
-    Until the caller is proven, that is the part before the first colon. A secret may follow the colon: a colon may be
-    misplaced, or a URL with credentials may stand in for a path.
+    Until the caller is proven, only the part before the first colon may be logged. A secret may follow that colon: the
+    caller may misplace a colon, or send a URL with credentials in place of a path.
     """
     return text if PROVEN in environ else text.partition(":")[0]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The name of a TPP and the SHA-256 of a secret, as HTTP Basic brings them. A claim grants nothing: Door proves it.
+    """The name of a TPP and the SHA-256 of a secret, from HTTP Basic. A claim grants nothing until Door proves it.
 
-    `guessed`: the secret counts as a guess of the bank's password too, until it is proven.
+    `guessed`: until the claim is proven, its secret also counts as a guess of the bank's password.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Caller:
     """A proven caller. Only Door makes one.
 
     `bank`: may make the bank's calls. `polls`: may poll the stream of `name`, and sees the SETs of its `families`.
-    `proof`: the SHA-256 of the secret of a TPP that showed one, for poll.lua, which checks it again in its own step.
+    `proof`: the SHA-256 of the TPP's secret, if the TPP sent one. poll.lua checks it again in its own step.
     """
 
     name: str
@@ -73,7 +73,11 @@ class Bank:
 
 @dataclass(frozen=True)
 class Door:
-    """Proves callers by their credentials. `prove` asks the store: it raises NoStream or Denied for a wrong secret."""
+    """Authenticates callers by their credentials.
+
+    `prove` checks a TPP's name and the SHA-256 of its secret in the store. It raises NoStream or Denied for a wrong
+    secret.
+    """
 
     bank: Bank | None
     prove: Callable[[str, str], None]
@@ -85,20 +89,24 @@ class Door:
     proofs: Proofs = field(default_factory=Proofs)
 
     def caller(self, request: Request, wanted: Sequence[str]) -> Caller:
-        """Return the caller of anything but a poll, proven by the store each time.
+        """Return the authenticated caller of any request except a poll. The store checks a TPP's secret each time.
 
-        `wanted`: the scopes that open the call, for the refusal of a token without them. Raises Refused: 401; 403 for
-        a token without a scope of ours; 429 for too many guesses of the bank's password. Raises Unavailable.
+        `wanted`: the scopes that open the call. The refusal of a token without them names them.
+
+        Raises Refused: 401; 403 for a token without a scope of ours; 429 for too many guesses of the bank's password.
+        Raises Refused (503) if too many logins wait, or if the issuer's keys cannot be read. Raises Unavailable.
         """
         found = self._identify(request, wanted)
         return found if isinstance(found, Caller) else self._proven(request, found)
 
     def poller(self, request: Request, *, is_tpps: bool) -> Caller:
-        """Return the caller of a poll, proven by the store or, some seconds later, by this process's memory.
+        """Return the authenticated caller of a poll.
 
-        poll.lua checks the secret once more, in the step that fetches and settles. On a path that `is_tpps` alone, the
-        bank's user name is a name like any other: its right password is answered like a wrong one, in every header and
-        delay. Raises as `caller` does.
+        The store checks a TPP's secret first. For proofs.SECONDS after that, this process remembers a right one.
+        poll.lua checks the secret once more, in the step that fetches and settles.
+
+        `is_tpps`: only TPPs may use this path. The bank's user name is then a name like any other: its right password
+        gets the same answer as a wrong one, in every header and delay. Raises the same exceptions as `caller`.
         """
         found = self._identify(request, self.poll_scopes, is_tpps=is_tpps)
         if isinstance(found, Caller):
@@ -110,7 +118,10 @@ class Door:
         return caller
 
     def revoked(self, request: Request, caller: Caller) -> Refused:
-        """Return the refusal of a caller whose secret was rotated or deleted since it was proven: poll.lua says so."""
+        """Return the refusal of a caller whose secret was rotated or deleted after it was proven.
+
+        Call this when poll.lua rejects the secret.
+        """
         self.proofs.drop(caller.name, caller.proof)
         return self.denied(request, caller.name)
 
@@ -123,12 +134,15 @@ class Door:
 
     def _accept(self, request: Request, claim: Claim) -> Caller:
         request.environ[PROVEN] = True
-        if claim.guessed and self.bank is not None:  # a TPP may have the name of the bank's user: it guessed nothing
+        if claim.guessed and self.bank is not None:  # a TPP with the name of the bank's user guessed nothing
             self.guesses.forgive(request.remote_addr or "", self.bank.username)
         return Caller(claim.name, claim.proof, polls=True)
 
     def _identify(self, request: Request, wanted: Sequence[str], *, is_tpps: bool = False) -> Caller | Claim:
-        """Read the credentials: the bank and tokens are proven here, a TPP's secret is a claim."""
+        """Read the credentials. Return a Caller for the bank or a token, and a Claim for a TPP's secret.
+
+        The bank's password and a token are checked here. A claim is not yet checked.
+        """
         header = request.headers.get("Authorization", "")
         scheme, _, rest = header.partition(" ")
         if scheme.lower() == "bearer" and rest.strip() and self.tokens is not None:
@@ -143,14 +157,14 @@ class Door:
         if bank is not None and self._shows(request, bank, password):
             request.environ[PROVEN] = True
             return Caller(username, bank=True)
-        name, _, secret = credentials.rpartition(":")  # no secret of ours holds a colon, but a name may
+        name, _, secret = credentials.rpartition(":")  # a name may hold a colon, a secret of ours never does
         if not TPP.fullmatch(name):
             raise self.denied(request, username)
         request.environ[CLAIMED] = name
         return Claim(name, hash_of(secret), guessed=bank is not None)
 
     def _shows(self, request: Request, bank: Bank, password: str) -> bool:
-        """Return whether the password is the bank's. Raises Refused where it may not be compared now: 429, 503."""
+        """Return whether the password is the bank's. Raises Refused (429, 503) if it may not be compared now."""
         address = request.remote_addr or ""
         with bank.password.turn():
             self.guesses.count(address, bank.username)
@@ -160,20 +174,24 @@ class Door:
         return right
 
     def denied(self, request: Request, name: str) -> Refused:
-        """Return the 401 for wrong credentials (RFC 9110 section 15.5.2), after a delay if they come often."""
-        # Counted under what stands before the first colon: behind it each guess of a password may be another name.
+        """Return the 401 for wrong credentials, after a delay if this address and name failed often.
+
+        The 401 has a challenge (RFC 9110 section 15.5.2).
+        """
+        # Count under the text before the first colon. With the rest, each guess of a password could be a new name,
+        # and no delay would follow.
         self.slowing.failed(request.remote_addr or "", name.partition(":")[0])
         return Refused("unauthenticated", "the credentials are not right", headers=self._challenge())
 
     def forbidden(self, request: Request, words: str, wanted: Sequence[str]) -> Refused:
-        """Return the refusal of a caller who may not do this; a token is told by which scopes it could (RFC 6750)."""
+        """Return the 403 for a caller who may not do this. For a token, name the scopes in `wanted` (RFC 6750)."""
         refused = Refused("forbidden", words)
         scope = [f'scope="{" ".join(wanted)}"'] if wanted else []
         self.challenge_token(request, refused, 'error="insufficient_scope"', *scope)
         return refused
 
     def challenge_token(self, request: Request, refused: Refused, *bearer: str) -> None:
-        """Add the challenge to a refusal of a request that has a token, unless it has one (RFC 6750 section 3)."""
+        """Add a challenge to the refusal of a request with a token, unless the refusal has one (RFC 6750 section 3)."""
         scheme = request.headers.get("Authorization", "").partition(" ")[0]
         if self.tokens is not None and scheme.lower() == "bearer":
             refused.headers.setdefault("WWW-Authenticate", self._challenge(*bearer)["WWW-Authenticate"])
@@ -205,19 +223,22 @@ class Door:
 
 
 def _families(scopes: Iterable[str]) -> str:
-    """Return the digits of the families that scopes cover: each scope its own; a scope without a family covers all."""
+    """Return the digits of the families that `scopes` cover.
+
+    Each scope covers its own family. A scope without a family covers all. Digit 0, SETs without a family, is always in.
+    """
     if not set(scopes) <= set(FAMILIES):
         return EVERY_FAMILY
     return "0" + "".join(sorted(str(FAMILIES.index(scope)) for scope in scopes))
 
 
 def new_secret() -> str:
-    """Return a new secret for a TPP: 256 random bits, so that one SHA-256 of it is safe to keep."""
+    """Return a new secret for a TPP. It has 256 random bits, so that one SHA-256 of it is safe to store."""
     return secrets.token_urlsafe(32)
 
 
 def hash_of(secret: str) -> str:
-    """Return the SHA-256 of a secret, in hex: all that is kept of it."""
+    """Return the SHA-256 of a secret, in hex. Nothing else of a secret is stored."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

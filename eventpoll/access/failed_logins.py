@@ -1,4 +1,4 @@
-"""Delay the 401 for repeated wrong credentials of one address and name."""
+"""Delay the 401 for repeated wrong credentials of one address and name, and limit guesses of the bank's password."""
 
 import ipaddress
 import logging
@@ -12,36 +12,36 @@ from eventpoll.errors import Refused
 log = logging.getLogger(__name__)
 
 FREE = 20
-"""Failures from one address under one name that have no consequence: typing errors, a password that has changed."""
+"""Failures of one address and name without consequence, for typing errors or a changed password."""
 
 REMEMBERED = 10_000
-"""Pairs of address and name that are kept at most, in each process."""
+"""Maximum number of pairs of address and name that a process remembers."""
 
 FORGOTTEN_SECONDS = 300.0
 MOST_SLOWED = 200
 TOLD_SECONDS = 60.0
-"""A line of the log about refused logins comes so often at most."""
+"""Minimum seconds between two log lines about refused logins."""
 
 GUESSED = "too many wrong passwords came from this address: this one was not compared, try again later"
 
 
 class Guesses:
-    """Limits how often the bank's password is guessed: FREE times at once, then once in so many seconds.
+    """Limits how often callers may guess the bank's password: FREE times at once, then once in `seconds`.
 
-    A guess is counted before the password is compared, so whoever hangs up early learns no more than others. A right
-    password takes its count back. Each pair of an address and a name is counted by itself, in each process: the
-    bank's login needs no store.
+    A guess counts before the password is compared, so a caller that hangs up early learns no more than others. A right
+    password takes its count back. Each process counts each pair of address and name separately, so that the bank's
+    login needs no store.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:
-        """`seconds`: after how many a further guess is free; 0 turns the limit off."""
+        """Set the limit. One more guess is allowed every `seconds`; 0 turns the limit off."""
         self._seconds = seconds
-        self._full_at: OrderedDict[tuple[str, str], float] = OrderedDict()  # when all FREE guesses are free again
+        self._full_at: OrderedDict[tuple[str, str], float] = OrderedDict()  # when all FREE guesses are available again
         self._told = -math.inf
         self._lock = threading.Lock()
 
     def count(self, address: str, name: str) -> None:
-        """Count a guess. Raises Refused (429): this guess must not be compared; it does not count either."""
+        """Count a guess. Raises Refused (429) if the guess must not be compared; a refused guess does not count."""
         if not self._seconds:
             return
         key, now = (_network(address), name[:128]), time.monotonic()
@@ -66,7 +66,7 @@ class Guesses:
         raise Refused("too_many", GUESSED, headers={"Retry-After": str(math.ceil(wait))})
 
     def forgive(self, address: str, name: str) -> None:
-        """Take a count back: it was no failure."""
+        """Take back the count of one guess, because it was no failure."""
         key = (_network(address), name[:128])
         with self._lock:
             if key in self._full_at:
@@ -74,12 +74,11 @@ class Guesses:
 
 
 class Slowing:
-    """Delays the 401 for a wrong secret, the more failures come from one address under one name the longer.
+    """Delays the 401 for a wrong secret. The delay grows with the failures of one address and name.
 
-    The delay spares the service a client that repeats its mistake without a pause. It is no defence against guessing,
-    as a caller may hang up: a TPP's secret has 256 random bits, and
-    Guesses limits those at the bank's password. Right secrets never wait, so nobody can lock a TPP out.
-    Counted in each process.
+    The delay protects the service from a client that repeats its mistake without a pause. It does not stop guessing,
+    because a caller may hang up. A TPP's secret is safe through its 256 random bits, and Guesses limits guesses of the
+    bank's password. Correct secrets never wait, so nobody can lock a TPP out. Each process counts for itself.
     """
 
     def __init__(self, longest: float = 0.0) -> None:
@@ -89,7 +88,10 @@ class Slowing:
         self._lock = threading.Lock()
 
     def failed(self, address: str, name: str) -> None:
-        """Count a failure, and wait as long as it deserves."""
+        """Count a failure, then sleep for the delay of this address and name.
+
+        At most MOST_SLOWED callers sleep at once. Further callers get no delay.
+        """
         delay = self._count(_network(address), name[:128])
         if delay and self._slowed < MOST_SLOWED:
             self._slowed += 1
@@ -110,7 +112,7 @@ class Slowing:
 
 
 def _network(address: str) -> str:
-    """Return what one caller has of addresses: an IPv4 address, or the 64 bits that an IPv6 network begins with."""
+    """Return the network that counts as one caller: an IPv4 address, or the /64 of an IPv6 address."""
     if ":" not in address:
         return address
     try:

@@ -1,4 +1,4 @@
-"""The token issuer's keys: a JWK Set given inline, as a file, or by URL; fetched again when a key is not known."""
+"""The token issuer's keys: a JWK Set given inline, as a file, or by URL. An unknown key id causes a new fetch."""
 
 import http.client
 import logging
@@ -16,32 +16,33 @@ from eventpoll.setting_readers import read_public_keys
 log = logging.getLogger(__name__)
 
 FLOOR_SECONDS = 10.0
-"""Between two attempts to fetch: unknown key ids, which anyone can make up, cause no more than that."""
+"""Minimum seconds between two attempts to fetch. Anyone can invent key ids, and without this minimum each unknown id
+would cause a fetch."""
 
 FIRST_FLOOR_SECONDS = 1.0
-"""The same, while there are no keys at all."""
+"""The same minimum while there are no keys at all."""
 
 FRESH_SECONDS = 3600.0
-"""After so long a set is fetched again although nothing is missing: keys are withdrawn, too."""
+"""Seconds after which a set is fetched again although no key is missing, because issuers also withdraw keys."""
 
 HEADERS = {"User-Agent": f"eventpoll/{__version__}", "Accept": "application/json"}
-"""Of a fetch. Firewalls know urllib's own User-Agent, and refuse it."""
+"""Headers of a fetch. Firewalls recognise urllib's own User-Agent and refuse it."""
 
 TIMEOUT_SECONDS = 5.0
 LARGEST = 1_048_576
 
 
 class NoKeys(Exception):
-    """There are no keys, and none can be had at the moment."""
+    """There are no keys, and none can be read at the moment."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        """Keys come from where we were told, and from nowhere that an answer names."""
+        """Refuse every redirect. Keys come only from the configured URL, never from one that an answer names."""
 
 
 class IssuerKeys:
-    """The keys with which tokens may be signed. An outage of the issuer leaves the keys that we have."""
+    """The keys with which tokens may be signed. During an outage of the issuer the known keys stay in use."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -51,9 +52,9 @@ class IssuerKeys:
         self._lock = threading.Lock()
 
     def candidates(self, kid: str | None) -> list[Key]:
-        """The keys that may have signed a token: the one with its `kid`, or all where it names none.
+        """Return the keys that may have signed a token: those with its `kid`, or all if `kid` is None.
 
-        Raises NoKeys where no keys could ever be had.
+        Raises NoKeys if no keys have ever been read.
         """
         now = time.monotonic()
         found = self._find(kid)
@@ -61,7 +62,7 @@ class IssuerKeys:
             self._refresh(now)
             found = self._find(kid)
         elif now - self._fetched > FRESH_SECONDS and now - self._tried >= FLOOR_SECONDS:
-            threading.Thread(target=self._refresh, args=(now,), daemon=True).start()  # nobody waits for a slow issuer
+            threading.Thread(target=self._refresh, args=(now,), daemon=True).start()  # no request waits for the issuer
         if self._keys is None:
             raise NoKeys(f"no keys from {self.source.partition('?')[0]}")
         return found
@@ -71,7 +72,10 @@ class IssuerKeys:
         return [key for key in keys if kid is None or key.get("kid") == kid]
 
     def _refresh(self, asked: float) -> None:
-        """Fetch, unless somebody did since `asked`, or tried a moment before."""
+        """Fetch the keys unless another thread has fetched since `asked`, or an attempt was made within the floor.
+
+        `asked`: a time of the monotonic clock, in seconds. A failed attempt is logged and leaves the keys as they are.
+        """
         with self._lock:
             floor = FIRST_FLOOR_SECONDS if self._keys is None else FLOOR_SECONDS
             if asked < self._fetched or asked - self._tried < floor:
@@ -79,7 +83,7 @@ class IssuerKeys:
             try:
                 keys, left_out = read_public_keys(self._read())
             except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
-                # Not its repr: that of an undecodable answer holds the whole answer.
+                # Do not log the repr: for an undecodable answer it holds the whole answer.
                 log.warning("The token issuer's keys could not be read: %s: %.200s", type(error).__name__, error)
                 self._tried = time.monotonic()
                 return
@@ -87,7 +91,7 @@ class IssuerKeys:
                 if words not in self._said:
                     log.warning("Of the token issuer's keys %s", words)
             self._said = left_out
-            # The first fetch leaves the next one free: a key may be new a second after the start.
+            # The next attempt after the first fetch need not wait: the issuer may add a key a second after our start.
             self._tried = float("-inf") if self._keys is None else time.monotonic()
             self._keys, self._fetched = keys, time.monotonic()
 

@@ -1,4 +1,4 @@
-"""The bank's password, set as it is or as its scrypt hash, and how it is compared."""
+"""The bank's password, configured as plain text or as its scrypt hash, and its comparison."""
 
 import hashlib
 import hmac
@@ -14,20 +14,23 @@ from werkzeug.security import check_password_hash, generate_password_hash
 from eventpoll.errors import Refused
 
 HASHED = "scrypt:"
-"""How a hash of Werkzeug's begins; settings.py sees to it that no other text begins so."""
+"""Prefix of a hash of Werkzeug's. settings.py refuses every other text with this prefix."""
 
 LEAST = 24
-"""Characters of a password that nobody guesses."""
+"""Minimum number of characters of a password that nobody can guess."""
 
 MOST_WAITING = 100
-"""Logins that may wait in a process while a hash is computed. It takes some 0.1 s, and 32 MB for one at a time."""
+"""Logins that may wait in a process while it computes a hash. One hash at a time takes some 0.1 s and 32 MB."""
 
 KEY = secrets.token_bytes(32)
 
 
 class Password:
-    """A password that callers must show. Where its hash is set, the hash is computed until a right password came once:
-    from then on this process compares digests, which are made with a key of its own."""
+    """A password that callers must send.
+
+    If a hash is configured, this process computes the hash of each password until the first right one. After that the
+    process compares digests, which it makes with a key of its own.
+    """
 
     def __init__(self, text: str) -> None:
         self.hashed = text.startswith(HASHED)
@@ -39,7 +42,7 @@ class Password:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait until nobody else's password is being compared. Raises Refused (503): too many wait already."""
+        """Wait until no other password is being compared. Raises Refused (503) if too many logins wait already."""
         if not self._places.acquire(blocking=False):
             text = "too many logins are being checked at the moment: try again"
             raise Refused("unavailable", text, headers={"Retry-After": "1"})
@@ -50,7 +53,7 @@ class Password:
             self._places.release()
 
     def is_it(self, shown: str) -> bool:
-        """Return whether this is the password, in a time that says nothing of how near it comes."""
+        """Return whether this is the password. The time taken does not reveal how similar the two are."""
         digest = _digest(shown)
         if self._right is not None:
             return hmac.compare_digest(self._right, digest)
@@ -61,7 +64,7 @@ class Password:
 
 
 def hash_password(password: str) -> str:
-    """Return the hash of a password as EVENTPOLL_BANK_PASSWORD takes it."""
+    """Return the scrypt hash of a password, in the form that EVENTPOLL_BANK_PASSWORD accepts."""
     return generate_password_hash(password, method="scrypt")
 
 
@@ -70,6 +73,6 @@ def _digest(password: str) -> bytes:
 
 
 def _computed(hashed: str, shown: str) -> bool:
-    if monkey.is_module_patched("threading"):  # in a thread apart, so that the worker answers others meanwhile
+    if monkey.is_module_patched("threading"):  # in another thread, so that the worker answers others meanwhile
         return bool(gevent.get_hub().threadpool.apply(check_password_hash, (hashed, shown)))
     return check_password_hash(hashed, shown)

@@ -1,4 +1,4 @@
-"""How often a TPP may poll (EVENTPOLL_POLL_RATE), counted in the store."""
+"""The limit on a TPP's polls (EVENTPOLL_POLL_RATE), counted in the store."""
 
 import logging
 import math
@@ -19,10 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class Counters(RedisStorage):
-    """The counters of the library limits, on the store's own client.
+    """The counters of the library `limits`, on the store's own client.
 
-    The library's constructor runs whole, as its error handling needs all that it sets. It opens no connection; the
-    client that it makes is replaced, because it knows no Cluster, no Sentinel and none of our settings.
+    The library's constructor runs completely, because the library's error handling needs every attribute that it sets.
+    The constructor opens no connection. Its client is replaced, because that client supports neither Cluster nor
+    Sentinel and ignores our settings.
     """
 
     def __init__(self, client: Any) -> None:
@@ -31,35 +32,38 @@ class Counters(RedisStorage):
         self.initialize_storage("")
 
     def last(self, key: str, seconds: int) -> None:
-        """Let a counter last so many seconds from now."""
+        """Make a counter expire `seconds` from now."""
         self.storage.expire(self.prefixed_key(key), seconds)
 
 
 @dataclass(frozen=True)
 class Rate:
-    """So many polls of one TPP in so many seconds, counted in the store, so over all workers."""
+    """A limit on the polls of one TPP in a number of seconds. The store counts, so that all workers share the limit."""
 
     item: RateLimitItem
     store: Store
 
     @cached_property
     def counters(self) -> Counters:
-        """Made when first asked, as a Cluster's nodes are only known then. Raises Unavailable."""
+        """Return the counters. Raises Unavailable.
+
+        They are made on first use, because the nodes of a Cluster are only known then.
+        """
         return Counters(self.store.redis)
 
     @cached_property
     def limiter(self) -> FixedWindowRateLimiter:
-        """What counts. Raises Unavailable."""
+        """Return the limiter, which counts in fixed windows. Raises Unavailable."""
         return FixedWindowRateLimiter(self.counters)
 
     def count(self, tpp: str) -> dict[str, str]:
-        """Count a poll: the RateLimit headers to answer with. Raises Refused (429), Unavailable."""
+        """Count a poll, and return the RateLimit headers for its answer. Raises Refused (429), Unavailable."""
         with errors():
             let_in = self.limiter.hit(self.item, tpp)
             window = self.limiter.get_window_stats(self.item, tpp)
             reset = max(1, math.ceil(window.reset_time - time.time()))
             seconds = self.item.get_expiry()
-            if reset > seconds + 1:  # the store's clock was set back: the window would last until it has caught up
+            if reset > seconds + 1:  # the store's clock was set back: the window would last until it catches up
                 self.counters.last(self.item.key_for(tpp), seconds)
                 reset = seconds
         headers = {

@@ -1,15 +1,15 @@
-"""The secrets that this process has seen to be right, so that the next poll needs no round trip to prove them."""
+"""The secrets that this process has proven to be right, so that the next poll needs no round trip to prove them."""
 
 import threading
 import time
 from collections import OrderedDict
 
 SECONDS = 60.0
-"""How long a right secret is remembered. poll.lua checks it again in its own step, so a secret that was rotated or
-deleted meanwhile fetches and settles nothing."""
+"""Seconds for which a right secret is remembered. poll.lua checks the secret again in its own step. A secret that was
+rotated or deleted meanwhile therefore fetches and settles nothing."""
 
 MOST = 10_000
-"""Secrets that a process remembers at most; the ones remembered longest go first."""
+"""Maximum number of secrets that a process remembers. Beyond it, the process forgets the oldest first."""
 
 
 class Proofs:
@@ -20,11 +20,11 @@ class Proofs:
         self._lock = threading.Lock()
 
     def has(self, tpp: str, proof: str) -> bool:
-        """Return whether this secret of this TPP was right a moment ago."""
+        """Return whether this secret of this TPP was proven right within the last SECONDS."""
         return self._until.get((tpp, proof), 0.0) > time.monotonic()
 
     def add(self, tpp: str, proof: str) -> None:
-        """Remember a right secret."""
+        """Remember a right secret for SECONDS."""
         with self._lock:
             self._until[tpp, proof] = time.monotonic() + SECONDS
             self._until.move_to_end((tpp, proof))
@@ -32,6 +32,6 @@ class Proofs:
                 self._until.popitem(last=False)
 
     def drop(self, tpp: str, proof: str) -> None:
-        """Forget a secret: the store says that it is not right any more."""
+        """Forget a secret, because the store no longer accepts it."""
         with self._lock:
             self._until.pop((tpp, proof), None)

@@ -1,5 +1,7 @@
-"""OAuth 2 bearer tokens: JWTs of the client-credentials grant (RFC 6750, RFC 9068), bound to a certificate where
-they say so (RFC 8705)."""
+"""Validate OAuth 2 bearer tokens: JWTs of the client-credentials grant (RFC 6750, RFC 9068).
+
+A token may be bound to a certificate (RFC 8705).
+"""
 
 import base64
 import binascii
@@ -28,25 +30,28 @@ LEEWAY_SECONDS = 30
 CACHED = 10_000
 LONGEST = 8_192
 ACCESS_TOKEN = ("at+jwt", "application/at+jwt")
-"""The `typ` of RFC 9068, which is an access token's and nothing else's."""
+"""The `typ` of RFC 9068. Only access tokens have it."""
 
 UNTYPED = "none"
-"""Among the types that are taken: a token whose header has no `typ`."""
+"""Stands for a header without `typ`, in a list of accepted types."""
 
 NOT_OURS = ("nonce", "at_hash", "c_hash", "s_hash", "events")
-"""Claims that no access token of the client-credentials grant has: those of ID tokens (OpenID Connect Core sections 2
-and 3.3.2.11, FAPI 1.0 part 2), and the one of SETs and logout tokens (RFC 8417 section 4.5)."""
+"""Claims that no access token of the client-credentials grant has. ID tokens have the first four (OpenID Connect Core
+sections 2 and 3.3.2.11, FAPI 1.0 part 2). SETs and logout tokens have `events` (RFC 8417 section 4.5)."""
 
 OTHER_KINDS = ("id", "refresh", "offline", "logout")
-"""What Keycloak's claim `typ` and Cognito's `token_use` say of tokens that are no access tokens."""
+"""Values of Keycloak's claim `typ` and of Cognito's `token_use` for tokens that are not access tokens."""
 
 FAR = 2**53
-"""A time, in seconds, after which nothing is asked: what expires later expires then."""
+"""Upper bound for `exp`, in seconds, so that huge values fit a float."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token that is good: whose it is, what it may do, until when (seconds), and the certificate it is bound to."""
+    """A valid token.
+
+    `expires`: seconds since 1970. `thumbprint`: the SHA-256 of the certificate to which the token is bound, or None.
+    """
 
     client: str
     scopes: frozenset[str]
@@ -55,7 +60,7 @@ class Token:
 
 
 class Validator(BearerTokenValidator):
-    """Checks tokens; a signature once in a token's life."""
+    """Validates tokens. It caches valid ones, up to CACHED, and does not check their signatures again."""
 
     def __init__(
         self,
@@ -75,8 +80,8 @@ class Validator(BearerTokenValidator):
             exp={"essential": True},
         )
         self._keys = keys
-        # As lenient as for SETs: of a header we read alg, typ, kid, crit and b64, and no other member is our affair.
-        ed25519 = ["Ed25519"] if "EdDSA" in algorithms else []  # its own name, by RFC 9864
+        # As lenient as for SETs: we read alg, typ, kid, crit and b64 in a header, and ignore every other member.
+        ed25519 = ["Ed25519"] if "EdDSA" in algorithms else []  # the name of this curve in RFC 9864
         self._registry = JWSRegistry(algorithms=[*algorithms, *ed25519], strict_check_header=False)
         known = JWSRegistry.default_header_registry
         self._registry.header_registry = {name: known[name] for name in ("alg", "b64")}
@@ -87,7 +92,7 @@ class Validator(BearerTokenValidator):
         self._cache: OrderedDict[bytes, Token] = OrderedDict()
 
     def authenticate_token(self, token_string: str) -> Token | None:
-        """The token, if its signature and its claims are right; else None. Raises jwks.NoKeys."""
+        """Return the token if its signature and its claims are right, else None. Raises issuer_keys.NoKeys."""
         if len(token_string) > LONGEST:
             return None
         digest = hashlib.sha256(token_string.encode("utf-8", "replace")).digest()
@@ -104,7 +109,11 @@ class Validator(BearerTokenValidator):
         return token
 
     def validate_token(self, token: Token | None, scopes: Sequence[str], request: Request) -> None:
-        """Raises InvalidTokenError, or InsufficientScopeError where the token has none of `scopes`."""
+        """Check the certificate to which a token is bound, and its scopes.
+
+        Raises InvalidTokenError if `token` is None, or if the request lacks the token's certificate. Raises
+        InsufficientScopeError if the token has none of `scopes`.
+        """
         if token is None:
             raise InvalidTokenError()
         if token.thumbprint is not None:
@@ -134,7 +143,7 @@ class Validator(BearerTokenValidator):
         return None
 
     def _typ(self, header: dict[str, Any]) -> str | None:
-        """Return the `typ` of a header in lower case, UNTYPED where there is none; None where it is not taken."""
+        """Return the `typ` of a header in lower case, UNTYPED for a header without it, None for a type not accepted."""
         typ = header.get("typ")
         if typ is None:
             return UNTYPED if UNTYPED in self._types else None
@@ -152,8 +161,8 @@ def _header(text: str) -> dict[str, Any] | None:
 
 
 def _token(claims: dict[str, Any], typ: str) -> Token | None:
-    """Return the token that these claims make, of that `typ`; None where they make none."""
-    # RFC 9068 section 2.2 requires client_id; issuers from before it write azp, or the client alone as sub.
+    """Return the token with these claims and this `typ`; None if the claims do not make a valid token."""
+    # RFC 9068 section 2.2 requires client_id. Issuers from before that RFC write azp, or the client only as sub.
     names = ("client_id",) if typ in ACCESS_TOKEN else ("client_id", "azp", "sub")
     client = next((claims[name] for name in names if name in claims), None)
     scopes = _scopes(claims)
@@ -164,8 +173,8 @@ def _token(claims: dict[str, Any], typ: str) -> Token | None:
     bound = claims.get("cnf")
     thumbprint = None
     if bound is not None:
-        # Each member is a key that the presenter must prove (RFC 7800 section 3.1), and only the certificate's is
-        # checked here. A token with another member, or with none, is bound to a key that nobody saw.
+        # The presenter must prove the key in each member (RFC 7800 section 3.1). We check only the certificate's. A
+        # token with another member, or with none, is bound to a key that nobody has checked.
         if not isinstance(bound, dict) or {name for name in bound if bound[name] is not None} != {"x5t#S256"}:
             return None
         thumbprint = bound["x5t#S256"]
@@ -175,8 +184,10 @@ def _token(claims: dict[str, Any], typ: str) -> Token | None:
 
 
 def _scopes(claims: dict[str, Any]) -> set[str] | None:
-    """Return the scopes of a token, as text or as an array, from `scope` and from Entra's and Okta's `scp`; None where
-    either is neither."""
+    """Return the scopes of a token from `scope` and from Entra's and Okta's `scp`.
+
+    Each claim is a text or an array of texts. Return None if either is anything else.
+    """
     scopes: set[str] = set()
     for name in ("scope", "scp"):
         said = claims.get(name, "")
@@ -188,10 +199,10 @@ def _scopes(claims: dict[str, Any]) -> set[str] | None:
 
 
 def _is_access_token(claims: dict[str, Any], client: str, scopes: set[str]) -> bool:
-    """Whether these are the claims of an access token, where `typ` does not say so.
+    """Return whether these are the claims of an access token, for a token whose `typ` does not say so.
 
-    An ID token is for the client itself: `aud` names it. Some issuers write the client among the audiences of access
-    tokens, too, but those have scopes.
+    An ID token is for the client itself, and its `aud` names the client. Some issuers also name the client in the
+    `aud` of access tokens, but those tokens have scopes.
     """
     audience = claims.get("aud")
     for_client = client in ([audience] if isinstance(audience, str) else audience or [])
@@ -202,7 +213,7 @@ def _is_access_token(claims: dict[str, Any], client: str, scopes: set[str]) -> b
 
 
 class Protector(ResourceProtector):
-    """Authlib's protector; its errors are told by access/door.py, in our shapes."""
+    """Authlib's protector. access/door.py turns its errors into our refusals."""
 
     def __init__(self, validator: Validator) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How HTTP is spoken: bodies, answers, the request log, gunicorn's worker.
+"""HTTP: bodies, answers, connections, routes, the request log, gunicorn's worker.
 
 May use: access, sets, store, errors, settings.
 """

@@ -1,4 +1,4 @@
-"""What surrounds every request: the same steps on Flask's way and on the fast path of polls."""
+"""The steps before and after every request, the same in Flask's dispatch and on the fast path of polls."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ SIGNALS = (
 
 
 class Around:
-    """The steps before and after each request. A step that is added here runs for polls on the fast path too."""
+    """The steps before and after each request. A step in this list also runs for polls on the fast path."""
 
     def __init__(self, *, log: bool) -> None:
         self.before: list[Callable[[dict[str, Any]], None]] = [refuse_cross_site]
@@ -31,15 +31,15 @@ class Around:
             self.after.append(request_log.write)
 
     def init(self, scaffold: Scaffold) -> None:
-        """Surround the requests of a blueprint or an application."""
+        """Register the steps as hooks of a blueprint or an application."""
         scaffold.before_request(self._begin)
         scaffold.after_request(self._end)
 
     def complete(self, app: Flask, blueprints: tuple[str, ...]) -> bool:
-        """Return whether these steps are all that surrounds a request of these blueprints.
+        """Return whether nothing but these steps runs around a request of these blueprints.
 
-        False where the application has a hook, a preprocessor of URLs or a receiver of Flask's signals that is not
-        ours: such a request goes Flask's whole way.
+        Return False if the application has a hook, a preprocessor of URLs or a receiver of Flask's signals that is not
+        ours. Such a request must take Flask's whole dispatch.
         """
         if app.teardown_appcontext_funcs or any(signal.receivers for signal in SIGNALS):
             return False

@@ -1,4 +1,4 @@
-"""The connections of clients: how long one may keep a worker waiting, and how many an address may have."""
+"""Limits on clients: how long a connection may keep a worker waiting, and how many connections an address may have."""
 
 import errno
 import time
@@ -10,16 +10,17 @@ from typing import Any
 import gevent
 
 SLOWEST = 65_536
-"""Bytes a second. Who sends or takes so many on average has longer than EVENTPOLL_REQUEST_SECONDS."""
+"""Bytes a second. A client that sends or takes this many on average may take longer than
+EVENTPOLL_REQUEST_SECONDS."""
 
 UNWANTED_BYTES = 17 * 1_048_576
-"""How much of a body is thrown away after its answer: a batch of the largest size, with its chunks."""
+"""Maximum bytes of a body that are read and discarded after its answer: the largest batch, with its chunks."""
 
 
 class Pace:
-    """How long a client has kept the worker waiting in one direction, and how long it still may.
+    """The time for which a client has kept the worker waiting in one direction, and the time that is left.
 
-    The time of our own work does not count: no client is late because the store is slow.
+    Our own work does not count, so that no client is late because the store is slow.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -27,35 +28,36 @@ class Pace:
         self.moved, self.waited = 0, 0.0  # bytes, seconds
 
     def left(self) -> float:
-        """Seconds for which the worker still waits."""
+        """Return the seconds for which the worker still waits; zero or less if the time is over."""
         return max(self.seconds, self.moved / SLOWEST) - self.waited
 
 
 class Connection:
-    """A client's socket. To gunicorn, a client that is too slow is one that hung up.
+    """A client's socket. A client that is too slow looks to gunicorn like one that hung up.
 
-    A request, headers and body, comes within `seconds`, or at SLOWEST bytes a second and without a pause of `seconds`.
-    The time is that of the whole request: a byte renews nothing. The answer has the same time.
+    A request, headers and body, must arrive within `seconds`. It may take longer if SLOWEST bytes a second arrive on
+    average, and no pause is as long as `seconds`. The time is for the whole request: no byte restarts it. The
+    answer has the same time.
     """
 
     def __init__(self, sock: Any, seconds: float) -> None:
         self.socket, self.seconds = sock, seconds
         self.late = False
-        self.begin()  # who connects has something to ask
+        self.begin()  # the time of the first request begins with the connection
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.socket, name)
 
     def begin(self) -> None:
-        """Have the time of a request begin now."""
+        """Start the time of a request now."""
         self.resting, self.coming, self.going = False, Pace(self.seconds), Pace(self.seconds)
 
     def rest(self) -> None:
-        """Have the time of the next request begin with its first byte. The caller limits the wait for that byte."""
+        """Start the time of the next request with its first byte. The caller limits the wait for that byte."""
         self.resting = True
 
     def recv(self, size: int) -> bytes:
-        """Return the next bytes; none at the end, and none once the client is late."""
+        """Return at most `size` bytes; none at the end of the connection, and none once the client is late."""
         if self.late:
             return b""
         piece: bytes | None = None
@@ -64,7 +66,7 @@ class Connection:
             self.begin()
         else:
             began, seconds = time.monotonic(), min(self.seconds, self.coming.left())
-            # gevent.Timeout, as a timeout of the socket's would begin anew with each part of a TLS record.
+            # gevent.Timeout, because a timeout of the socket would restart with each part of a TLS record.
             with gevent.Timeout(max(seconds, 0.0), False):  # type: ignore[arg-type]
                 piece = self.socket.recv(size)
             self.coming.waited += time.monotonic() - began
@@ -73,7 +75,7 @@ class Connection:
         return piece or b""
 
     def sendall(self, data: bytes) -> None:
-        """Send all of it. Raises ConnectionResetError where the client takes it too slowly."""
+        """Send all of `data`. Raises ConnectionResetError if the client takes it too slowly."""
         began = time.monotonic()
         self.going.moved += len(data)
         self.socket.settimeout(max(self.going.left(), 0.001))
@@ -86,22 +88,28 @@ class Connection:
             self.socket.settimeout(None)
 
     def drained(self, body: Any) -> bool:
-        """Read what is left of a body, so that its client comes to the answer; return whether all of it came."""
+        """Read and discard the rest of a body, so that the client goes on to read its answer.
+
+        Return whether the whole rest arrived, in fewer than UNWANTED_BYTES.
+        """
         left = UNWANTED_BYTES
         try:
             while left > 0 and (piece := body.read(65_536)):
                 left -= len(piece)
-        except Exception:  # a chunk is none, or the connection broke off
+        except Exception:  # a chunk is malformed, or the connection broke off
             return False
         return left > 0
 
 
 class TooMany(OSError):
-    """An address has as many connections as it may have."""
+    """An address already has as many connections as it may have."""
 
 
 class Addresses:
-    """How many connections each address has in this process; `most` is how many it may have, 0 for any number."""
+    """Counts the connections of each address in this process.
+
+    `most`: the connections that an address may have, 0 for any number. `is_proxy` returns whether an address is exempt.
+    """
 
     def __init__(self, most: int, is_proxy: Callable[[str], bool]) -> None:
         self.most, self.is_proxy = most, is_proxy
@@ -109,8 +117,11 @@ class Addresses:
 
     @contextmanager
     def one_more(self, addr: Any) -> Iterator[None]:
-        """Count a connection while it lasts; `addr` is as accept() returns it. Raises TooMany, but not for a proxy:
-        it speaks for many."""
+        """Count a connection for as long as the block runs.
+
+        `addr`: the address as accept() returns it. Raises TooMany if the address has too many connections. A proxy may
+        have any number, because it connects for many clients.
+        """
         address = address_of(addr)
         self.connections[address] += 1
         try:
@@ -124,5 +135,5 @@ class Addresses:
 
 
 def address_of(addr: Any) -> str:
-    """The address in what accept() returns; empty for a Unix socket."""
+    """Return the IP address in an address from accept(); an empty text for a Unix socket."""
     return str(addr[0]) if isinstance(addr, tuple) else ""

@@ -1,4 +1,4 @@
-"""gunicorn's gevent worker, as eventpoll wants it: it ends in good order, and stalled clients are let go."""
+"""gunicorn's gevent worker for eventpoll: it shuts down gracefully and disconnects stalled clients."""
 
 import json
 import logging
@@ -22,18 +22,22 @@ except ConfigError as error:
     sys.exit(str(error))
 
 TURN_BYTES = 8_192
-"""After so many bytes of a request, other requests have their turn."""
+"""Bytes of a request after which other requests get a turn."""
 
 LAST_SECONDS = 1.0
-"""How long a kept connection may still ask, once the worker is to end: the answer tells that it closes. One that is
-closed unasked may cut a request that is on its way, and a proxy answers 502 then: see `python -m chaos.rolling`."""
+"""Seconds that idle keep-alive connections stay open after SIGTERM; the last response says `Connection: close`.
+Closing them at once may cut off a request that is on its way. A proxy then answers 502: see `python -m chaos.rolling`.
+"""
 
 
 class NoHost(errors.ParseException):  # type: ignore[misc]
-    """RFC 9112 section 3.2: 400 to a request of HTTP/1.1 without a Host. gunicorn itself refuses two."""
+    """A request of HTTP/1.1 has no Host header: the answer is 400 (RFC 9112 section 3.2).
+
+    gunicorn itself refuses a request with two.
+    """
 
 
-UNREADABLE = {  # what of a request cannot be read: how it is told; the first that fits
+UNREADABLE = {  # error: status of the answer. The first class that matches counts
     errors.InvalidResponseHeader: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.InvalidResponseHeaderName: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
@@ -45,7 +49,7 @@ UNREADABLE = {  # what of a request cannot be read: how it is told; the first th
     BaseException: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
-PLAINLY: dict[type[BaseException], str] = {  # in more words than the phrase of the status
+PLAINLY: dict[type[BaseException], str] = {  # descriptions that say more than the phrase of the status
     NoHost: "the request has no Host header: HTTP/1.1 wants one",
     TooMany: "too many connections from this address: close some, then try again",
 }
@@ -55,7 +59,7 @@ class Reader(SocketUnreader):  # type: ignore[misc]
     """Reads what a client sends, and lets other requests run in between.
 
     A read waits only while no bytes are there. Without turns, a client that sends faster than its chunks are parsed
-    keeps the whole worker to itself.
+    blocks all other requests of the worker.
     """
 
     taken = 0
@@ -64,7 +68,7 @@ class Reader(SocketUnreader):  # type: ignore[misc]
         if self.taken >= TURN_BYTES:
             self.taken = 0
             hub = gevent.get_hub()
-            hub.wait(hub.loop.timer(0))  # once round the loop: sleep(0) returns before the loop looks at connections
+            hub.wait(hub.loop.timer(0))  # one turn of the loop: sleep(0) returns before the loop checks connections
         piece: bytes = super().chunk(size_hint)
         self.taken += len(piece)
         return piece
@@ -74,20 +78,20 @@ parser.SocketUnreader = Reader
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
-    """Lets go in good order: on SIGTERM held polls get their answer and idle connections are closed."""
+    """Shuts down gracefully: on SIGTERM it answers held polls and closes idle connections."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.idle: set[Idle] = set()
 
     def timeout_ctx(self) -> Any:
-        """The wait for a next request on a connection; no longer than a moment once the worker is to end."""
+        """Return the timeout of the wait for a connection's next request; LAST_SECONDS once the worker shuts down."""
         return Idle(self.idle, self.cfg.keepalive if self.alive else LAST_SECONDS)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serve a connection, from its first request to its end, unless its address has too many.
+        """Serve a connection from its first request to its end, unless its address has too many.
 
-        The peer is known by the address that it has, whatever socket it came by.
+        A peer that speaks IPv4 has the same address on an IPv4 socket and on an IPv6 socket.
         """
         addr = unmapped(addr)
         try:
@@ -100,16 +104,22 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self.handle_error(None, client, addr, error)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
-        """Answer a request, and read what is left of its body, so that the next request can be found."""
+        """Answer a request, then read the rest of its body, so that the next request can be found.
+
+        Raises NoHost. Raises StopIteration, to close the connection, if the rest is too long or does not arrive.
+        """
         if req.version >= (1, 1) and all(name != "HOST" for name, _ in req.headers):
             raise NoHost
         super().handle_request(listener_name, req, sock, addr)
         if not sock.drained(req.body):
-            raise StopIteration  # which closes the connection
+            raise StopIteration  # gunicorn then closes the connection
         sock.rest()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Tell what is no request in our shape. Its words are neither sent back nor logged: they may hold a secret."""
+        """Answer an unparseable request with our JSON error.
+
+        Do not echo or log the parser's message: it may hold a secret.
+        """
         status = next(found for kind, found in UNREADABLE.items() if isinstance(exc, kind))
         what = str(getattr(req, "path", "a request")).partition(":")[0]
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -132,19 +142,19 @@ class Worker(GeventWorker):  # type: ignore[misc]
         try:
             util.write_nonblock(client, "\r\n".join([*lines, "", told]).encode())
         except OSError:
-            pass  # nobody is there to hear it
+            pass  # the client no longer reads
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
         gevent.spawn(self.let_go)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """Ctrl-C: in good order too; it takes a second or two."""
+        """Shut down gracefully on Ctrl-C too, in a second or two."""
         self.handle_exit(sig, frame)
 
     def let_go(self) -> None:
-        """Answer the held polls, then close the connections on which nothing was asked meanwhile."""
-        if self.wsgi is not None:  # else told to end before it had begun
+        """Answer the held polls, then close the connections that are idle after LAST_SECONDS."""
+        if self.wsgi is not None:  # None if the signal came before the application was loaded
             self.wsgi.extensions["eventpoll"].transmitter.waiting.release()
         gevent.sleep(LAST_SECONDS)
         for connection in list(self.idle):
@@ -152,7 +162,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
 
 class Idle:
-    """A connection that waits for its next request, known to the worker while it waits."""
+    """A connection that waits for its next request. The worker's set `idle` holds it while it waits."""
 
     def __init__(self, idle: "set[Idle]", seconds: float) -> None:
         self.idle = idle
@@ -168,20 +178,20 @@ class Idle:
         return self.timeout.__exit__(*raised)
 
     def close(self) -> None:
-        """Have its time be over now, if it still waits. Called by the hub, so that nothing comes between."""
+        """End the wait now, if the connection still waits. The hub calls this, so that nothing runs in between."""
         if self in self.idle:
             self.greenlet.throw(self.timeout)
 
 
 def unmapped(addr: Any) -> Any:
-    """What accept() returns, with the IPv4 address of a peer who speaks IPv4 to a socket for IPv6: without ::ffff:."""
+    """Return an address from accept(), without the ::ffff: of a peer that speaks IPv4 to an IPv6 socket."""
     if isinstance(addr, tuple) and addr[0].startswith("::ffff:") and "." in addr[0]:
         return addr[0].removeprefix("::ffff:"), addr[1]
     return addr
 
 
 def ssl_context(config: Any, default: Any) -> Any:
-    """For TLS of our own: the limits of time and of connections hold for the handshake as well."""
+    """Return the context for TLS of our own. It applies the limits of time and of connections to the handshake too."""
     context = default()
     wrap = context.wrap_socket
 
@@ -191,7 +201,7 @@ def ssl_context(config: Any, default: Any) -> Any:
             addr = sock.getpeername()
             with addresses.one_more(addr), gevent.Timeout(settings.request_seconds, TimeoutError("too slow")):
                 return wrap(sock, *args, **options)
-        except OSError as error:  # gevent would log a traceback of each
+        except OSError as error:  # otherwise gevent logs a traceback for each
             logging.getLogger("gunicorn.error").warning("No TLS with %s: %s", address_of(addr) or "-", error)
             raise gevent.GreenletExit from None
 
@@ -200,8 +210,11 @@ def ssl_context(config: Any, default: Any) -> Any:
 
 
 def is_proxy(address: str) -> bool:
-    """Whether a peer speaks for many: any one does behind a proxy that writes X-Forwarded-For."""
-    from eventpoll.access.certificate import is_trusted  # here, as eventpoll imports prometheus_client: see raw_env
+    """Return whether a peer connects for many clients.
+
+    Every peer does if EVENTPOLL_PROXY_HOPS is above 0, because a proxy then writes X-Forwarded-For.
+    """
+    from eventpoll.access.certificate import is_trusted  # here, so that gunicorn's settings import no Flask
 
     return settings.proxy_hops > 0 or is_trusted(address, settings.trusted_proxies)
 

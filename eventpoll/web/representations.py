@@ -1,4 +1,4 @@
-"""How streams and SETs look in JSON, for the bank's calls and the command line alike."""
+"""The JSON of streams and SETs, for the bank's calls and the command line."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -8,7 +8,7 @@ from eventpoll.store.store import Store
 
 
 def when(moment: datetime | None) -> str | None:
-    """RFC 3339, in milliseconds, UTC."""
+    """Return a time in the form of RFC 3339, in UTC with milliseconds; None for None."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None
 
 
@@ -17,7 +17,7 @@ def _field_time(fields: dict[str, str], name: str) -> str | None:
 
 
 def stream(status: Status, store: Store, set_profile: str) -> dict[str, Any]:
-    """A stream: counts, ages of the oldest in seconds, times, settings in force, counters."""
+    """Return the JSON of a stream: counts, ages of the oldest SETs in seconds, times, settings in force, counters."""
     fields, rules = status.fields, store.rules
     redeliver_after = fields.get("redeliver_after")
     return {
@@ -40,7 +40,7 @@ def stream(status: Status, store: Store, set_profile: str) -> dict[str, Any]:
 
 
 def secevent(record: SetRecord) -> dict[str, Any]:
-    """A SET in a listing: what is not there is left out."""
+    """Return the JSON for one SET in a listing. Fields without a value are omitted."""
     last = {happening.what: happening.at for happening in record.history}
     seen = {
         "jti": record.jti,
@@ -58,7 +58,7 @@ def secevent(record: SetRecord) -> dict[str, Any]:
 
 
 def whole_secevent(record: SetRecord) -> dict[str, Any]:
-    """A SET with its whole history, and itself while it is kept."""
+    """Return the JSON of a SET with its whole history, and with the SET itself while the store keeps it."""
     history = [{"at": when(each.at), "what": each.what, "by": each.by} for each in record.history]
     since = max((place for place, each in enumerate(record.history) if each.what == "requeued"), default=0)
     shown = sum(each.what == "delivered" for each in record.history[since:])

@@ -1,4 +1,4 @@
-"""One JSON line a request, where EVENTPOLL_LOG=json: enough to settle a dispute, and no secret, token or SET."""
+"""One JSON line for each request if EVENTPOLL_LOG=json: enough to settle a dispute, but no secret, token or SET."""
 
 import json
 import logging
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 NOTED, BEGUN = "eventpoll.noted", "eventpoll.begun"
 
 LONGEST_PATH = 1024
-"""Characters of a path that are told; none of ours is longer."""
+"""Maximum characters of a path in a line. No path of ours is longer."""
 
 
 def begin(environ: dict[str, Any]) -> None:
-    """The request of this environ gets a line."""
+    """Note the start of a request in its environ, so that the request gets a line."""
     environ.setdefault(BEGUN, time.monotonic())
 
 
@@ -32,7 +32,7 @@ def note(environ: dict[str, Any], **facts: Any) -> None:
 
 
 def write(request: Request, status: int) -> None:
-    """The line of a request, once, if it gets one."""
+    """Write the line of a request to stdout, once, if the request gets one."""
     begun = request.environ.pop(BEGUN, None)
     if begun is None:
         return
@@ -55,7 +55,7 @@ def write(request: Request, status: int) -> None:
     for name in {"tpp", "caller"} & line.keys():
         line[name] = line[name] and loggable(request.environ, line[name])
     try:
-        sys.stdout.write(json.dumps(line) + "\n")  # in one piece: other workers write here too
+        sys.stdout.write(json.dumps(line) + "\n")  # one write, because other workers write here too
         sys.stdout.flush()
-    except OSError as error:  # the answer is worth more than its line
+    except OSError as error:  # a log line that fails must not fail the answer
         log.warning("A request could not be logged: %s", error)

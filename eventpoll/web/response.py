@@ -1,4 +1,4 @@
-"""What every answer carries: its headers, the interaction id, and no answer to other sites."""
+"""The headers and the interaction id of every answer, and the refusal of requests from other sites."""
 
 import re
 import uuid
@@ -17,11 +17,14 @@ HEADERS = (
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
     ("Cache-Control", "no-store"),
 )
-"""What every answer has, unless it says something else itself; the interaction id aside."""
+"""Default response headers; a view may override them. x-fapi-interaction-id is added separately."""
 
 
 def interaction_id(environ: dict[str, Any]) -> str:
-    """x-fapi-interaction-id: the caller's, whatever its form, if it is safe to echo; else a fresh UUID."""
+    """Return the x-fapi-interaction-id of a request.
+
+    This is the caller's value, in whatever form, if it is safe to echo; else a new UUID.
+    """
     known: str | None = environ.get("eventpoll.interaction_id")
     if known is None:
         sent = environ.get("HTTP_X_FAPI_INTERACTION_ID", "")
@@ -30,11 +33,11 @@ def interaction_id(environ: dict[str, Any]) -> str:
 
 
 def finish(response: Response) -> Response:
-    """The headers of every answer."""
+    """Add the headers of every answer to a response, and return the response."""
     headers = response.headers
-    if "x-fapi-interaction-id" in headers:  # what a blueprint answers passes here twice
+    if "x-fapi-interaction-id" in headers:  # a response of a blueprint passes here twice
         return response
-    if response.status_code in (202, 204):  # no body, so no type of it
+    if response.status_code in (202, 204):  # no body, so no Content-Type
         headers.pop("Content-Type", None)
     headers.add("x-fapi-interaction-id", interaction_id(request.environ))
     for name, value in HEADERS:
@@ -43,7 +46,10 @@ def finish(response: Response) -> Response:
 
 
 def refuse_cross_site(environ: dict[str, Any]) -> None:
-    """A browser on another site must not act with credentials that it keeps for ours. Raises Refused."""
+    """Raise Refused if a page of another site sends this request, unless the method is GET or HEAD.
+
+    Otherwise a browser on that site could act with the credentials that it keeps for ours.
+    """
     if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
         return
     site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
@@ -54,7 +60,7 @@ def refuse_cross_site(environ: dict[str, Any]) -> None:
 
 
 class Told(NamedTuple):
-    """The answer to a poll, as it goes out."""
+    """The answer to a poll, ready to send."""
 
     text: bytes
     status: int

@@ -1,4 +1,4 @@
-"""No route of a bank's application hides one of eventpoll's, and none of eventpoll's hides one of the bank's."""
+"""Ensure that no route of a bank's application hides a route of eventpoll, and the reverse."""
 
 import uuid
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ SAMPLES = ("x", 1, 1.5, uuid.UUID(int=0))
 
 
 class RouteConflict(Exception):
-    """Routes of the application and of eventpoll answer the same path; a line for each pair."""
+    """Routes of the application and of eventpoll answer the same path. The message has a line for each pair."""
 
 
 def keep_apart(url_map: Map, name: str) -> None:
-    """Raise RouteConflict where routes of the blueprint `name` and others of `url_map` answer the same path.
+    """Raise RouteConflict if a route of the blueprint `name` and another of `url_map` answer the same path.
 
-    Watch the map from now on, too: a route that the application adds later, and that conflicts, raises in the line that
-    adds it. Without that the route that was added first wins, and nobody learns of the other.
+    Check routes that the application adds later, too: the line that adds a conflicting route raises RouteConflict.
+    Without this check the first route wins, and nobody notices that the other is never called.
     """
     ours = [rule for rule in url_map.iter_rules() if rule.endpoint.startswith(f"{name}.")]
     _refuse(ours, [rule for rule in url_map.iter_rules() if not rule.endpoint.startswith(f"{name}.")])
@@ -34,9 +34,9 @@ def keep_apart(url_map: Map, name: str) -> None:
 
 
 def _refuse(ours: list[Rule], theirs: list[Rule]) -> None:
-    """Raise RouteConflict for each pair in which a route of ours answers a path of theirs.
+    """Raise RouteConflict if a route of ours answers a path of theirs, with a line for each such pair.
 
-    A catch-all of the application's (`/<path:page>`) is no conflict: Werkzeug prefers the more precise route.
+    A catch-all of the application (`/<path:page>`) is no conflict, because Werkzeug prefers the more precise route.
     """
     lines = []
     for other in theirs:
@@ -60,7 +60,7 @@ def _answers(rule: Rule, other: Rule, method: str) -> bool:
         try:
             adapter.match(path, method)
         except RequestRedirect:
-            return True  # to the same path with a slash
+            return True  # Werkzeug redirects to the same path with a slash
         except HTTPException:
             continue
         return True
@@ -68,12 +68,12 @@ def _answers(rule: Rule, other: Rule, method: str) -> bool:
 
 
 def _paths(rule: Rule) -> Iterator[str]:
-    """Yield paths that a route answers, with samples for its arguments."""
+    """Yield paths that a route answers, made with sample values for its arguments."""
     names = sorted(rule.arguments - (rule.defaults or {}).keys())
     for values in product(SAMPLES, repeat=len(names)):
         try:
             built = rule.build(dict(zip(names, values, strict=True)), append_unknown=False)
         except (BuildError, ValueError, TypeError):
-            continue  # a sample that a converter of the route does not take
+            continue  # a converter of the route does not accept this sample
         if built is not None:
             yield built[1]
