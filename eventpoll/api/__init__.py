@@ -1,4 +1,4 @@
-"""What can be called over HTTP, one file a subject.
+"""The HTTP endpoints, one file for each subject.
 
 May use: profiles, service, web, access, delivery, sets, store, errors.
 """

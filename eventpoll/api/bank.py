@@ -1,4 +1,4 @@
-"""The bank's calls: streams, pushes, and what became of each SET."""
+"""The bank's calls: manage streams, push SETs, and look up the state of each SET."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ LISTED, MOST_LISTED = 100, 1000
 
 
 def blueprint(service: Service) -> Blueprint:
-    """The bank's endpoints."""
+    """Return the blueprint of the bank's endpoints."""
     bp = Blueprint("bank", __name__)
     calls = Calls(service)
 
@@ -76,7 +76,7 @@ def blueprint(service: Service) -> Blueprint:
 
 
 class Calls:
-    """The views; each needs the service."""
+    """The views. They share the transmitter of the service."""
 
     def __init__(self, service: Service) -> None:
         self.transmitter: Transmitter = service.transmitter
@@ -85,14 +85,14 @@ class Calls:
         return representations.stream(status, self.transmitter.store, self.transmitter.set_profile)
 
     def streams(self) -> Response:
-        """GET /streams?limit&after: every stream, by name."""
+        """List all streams by name, a page at a time (GET /streams?limit&after)."""
         limit = _limit()
         found = self.transmitter.streams(request.args.get("after", ""), limit + 1)
         more = {"next": found[limit - 1].tpp} if len(found) > limit else {}
         return jsonify({"streams": [self._view(status) for status in found[:limit]], **more})
 
     def put_stream(self, tpp: str) -> tuple[Response, int]:
-        """PUT /streams/{tpp}: make a stream, or change its settings."""
+        """Make a stream or change its settings (PUT /streams/{tpp})."""
         check_tpp(tpp)
         settings = load(STREAM, _optional_body())
         if settings.get("redeliver_after") is not None:
@@ -104,16 +104,16 @@ class Calls:
         return (jsonify({"tpp": tpp, "secret": secret, **view}), 201) if created else (jsonify(view), 200)
 
     def get_stream(self, tpp: str) -> Response:
-        """GET /streams/{tpp}."""
+        """Return the counts and the settings of one stream (GET /streams/{tpp})."""
         return jsonify(self._view(self.transmitter.status(check_tpp(tpp))))
 
     def delete_stream(self, tpp: str) -> tuple[str, int]:
-        """DELETE /streams/{tpp}?force=true."""
+        """Delete a stream; with `force=true` also one that still has SETs (DELETE /streams/{tpp}?force=true)."""
         self.transmitter.store.forget(check_tpp(tpp), force=request.args.get("force") == "true")
         return "", 204
 
     def post_secret(self, tpp: str) -> Response:
-        """POST /streams/{tpp}/secret: a new secret."""
+        """Give a stream a new secret (POST /streams/{tpp}/secret)."""
         check_tpp(tpp)
         grace = load(SECRET, _optional_body())["grace_seconds"]
         secret = door.new_secret()
@@ -121,7 +121,7 @@ class Calls:
         return jsonify({"tpp": tpp, "secret": secret, "grace_seconds": grace})
 
     def push(self, tpp: str) -> tuple[Response | str, int]:
-        """POST /streams/{tpp}/sets: events to mint, or a SET that the bank signed (RFC 8935 section 2)."""
+        """Push events to mint, or a SET that the bank signed (POST /streams/{tpp}/sets; RFC 8935 section 2)."""
         check_tpp(tpp)
         kind = request.mimetype
         if kind not in (JSON, SECEVENT):
@@ -138,18 +138,23 @@ class Calls:
         return jsonify({"jti": jti}), 201 if new else 200
 
     def batch(self, tpp: str) -> Response:
-        """POST /streams/{tpp}/sets:batch: a line in, a line out, as they come."""
+        """Push each line of the body and answer with a line for each, while lines still arrive.
+
+        POST /streams/{tpp}/sets:batch.
+        """
         check_tpp(tpp)
         want_type(request, "application/x-ndjson")
         if (request.content_length or 0) > BATCH_BYTES:
             raise Refused("too_large", f"a batch has at most {BATCH_BYTES} bytes")
-        self.transmitter.store.status(tpp)  # no stream, no store: said before the first line
-        request.max_content_length = None  # _lines counts, and refuses in its own way what has begun
+        # Raise NoStream or Unavailable here: once the first line is answered, the status cannot change any more.
+        self.transmitter.store.status(tpp)
+        # Without Werkzeug's limit: read_lines counts the bytes, and result_lines reports too many as a last line.
+        request.max_content_length = None
         results = push_lines(self.transmitter, tpp, read_lines(request.stream, request.content_length or 0), _scope())
         return Response(stream_with_context(result_lines(results)), content_type="application/x-ndjson")
 
     def get_sets(self, tpp: str) -> Response:
-        """GET /streams/{tpp}/sets?state&limit&after: what is there, oldest first."""
+        """List the SETs in one state, oldest first (GET /streams/{tpp}/sets?state&limit&after)."""
         check_tpp(tpp)
         state, limit = request.args.get("state", "pending"), _limit()
         if state not in STATES:
@@ -159,22 +164,22 @@ class Calls:
         return jsonify({"sets": [representations.secevent(record) for record in found[:limit]], **more})
 
     def get_set(self, tpp: str, jti: str) -> Response:
-        """GET /streams/{tpp}/sets/{jti}: one, with its history."""
+        """Return one SET with its history (GET /streams/{tpp}/sets/{jti})."""
         self.transmitter.sweep(check_tpp(tpp))
         return jsonify(representations.whole_secevent(self.transmitter.store.find(tpp, jti)))
 
     def delete_set(self, tpp: str, jti: str) -> tuple[str, int]:
-        """DELETE /streams/{tpp}/sets/{jti}: discard a parked one."""
+        """Discard a parked SET (DELETE /streams/{tpp}/sets/{jti})."""
         self.transmitter.store.discard(check_tpp(tpp), jti)
         return "", 204
 
     def requeue(self, tpp: str, jti: str) -> Response:
-        """POST /streams/{tpp}/sets/{jti}/requeue: put a parked one back."""
+        """Make a parked SET pending again (POST /streams/{tpp}/sets/{jti}/requeue)."""
         self.transmitter.store.requeue(check_tpp(tpp), jti)
         return jsonify({"jti": jti, "state": "pending"})
 
     def create_events(self, profile: Wso2) -> tuple[Response, int]:
-        """POST …/create-events: WSO2's event creation."""
+        """Create an event in the way of WSO2 (POST …/create-events)."""
         text, events = wso2_object(wso2_field(request))
         tpp, resource = profile.client(request), profile.resource(request)
         for named, header in ((tpp, profile.client_header), (resource, profile.resource_header)):
@@ -207,7 +212,7 @@ class Calls:
 
 
 def jti_of(tpp: str, key: str) -> str:
-    """The jti that an idempotency key stands for: the same for a retry, and no other TPP's."""
+    """Return the jti for an idempotency key: the same jti for a retry, and a different one for each TPP."""
     return str(uuid.UUID(bytes=hashlib.sha256(f"{tpp}\n{key}".encode()).digest()[:16], version=4))
 
 
@@ -219,7 +224,7 @@ def _optional_body() -> bytes:
 
 
 def _scope() -> str:
-    """The family of a signed SET, from ?scope: inside it there is no place for one. Raises Refused."""
+    """Return the family of a signed SET, from ?scope: the SET itself has no member for a family. Raises Refused."""
     scope = request.args.get("scope", "")
     if scope not in FAMILIES:
         raise Refused("field_invalid", f"scope: one of {', '.join(FAMILIES[1:])}", "scope")

@@ -1,4 +1,4 @@
-"""The lines of a batch, and of its answer."""
+"""Read the lines of a batch, and write the lines of its answer."""
 
 import json
 from collections.abc import Iterator
@@ -13,18 +13,21 @@ PIECE_BYTES = 16_384
 
 
 def read_lines(stream: Any, length: int) -> Iterator[bytes]:
-    """The lines of a batch of `length` bytes, 0 where that is not known; of a line that is too long, no more than
-    shows it. Raises Refused at the first line that is one too many, and where the rest does not come."""
-    # In pieces where the length is known: gunicorn copies all that it has read ahead at each read. Else by the line,
-    # as the client may wait for the result of the one that it has sent.
+    """Yield the lines of a batch of `length` bytes; `length` is 0 if it is not known.
+
+    Yield a line over BODY_BYTES only in part. The part is over BODY_BYTES too, so the caller sees that it is too long.
+    Raises Refused at the first line over the limit of lines or bytes, and if the body ends or breaks off early.
+    """
+    # With a known length, read in pieces: gunicorn copies all that it has read ahead at each read. Without one, read
+    # line by line: the client may wait for the result of a line before it sends the next.
     read = partial(stream.read, PIECE_BYTES) if length else partial(stream.readline, PIECE_BYTES)
     left, number = BATCH_BYTES, 0
-    begun: list[bytes] = []  # the pieces of a line that has not ended: joined once, as each join copies them all
+    begun: list[bytes] = []  # pieces of a line that has not ended; joined once, because each join copies them all
     size = 0
     while True:
         try:
             piece = read()
-        except Exception:  # the connection broke off, or a chunk is none: each server has its own words for it
+        except Exception:  # broken connection or invalid chunk: each server raises its own class
             raise Refused("malformed", f"line {number + 1}: the batch cannot be read to its end") from None
         if not piece:
             break
@@ -55,6 +58,7 @@ def _too_many(number: int) -> Refused:
 
 
 def result_lines(chunks: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
+    """Yield the results as lines, some at a time. If reading the batch raises Refused, end with a line for it."""
     try:
         for results in chunks:
             yield b"".join(map(line_of, results))
@@ -66,5 +70,5 @@ ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def line_of(value: dict[str, Any]) -> bytes:
-    """A result as a line of application/x-ndjson."""
+    """Return a result as a line of application/x-ndjson."""
     return ENCODER.encode(value).encode("utf-8", "backslashreplace") + b"\n"

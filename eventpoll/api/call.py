@@ -1,4 +1,4 @@
-"""What the calls of the bank share: who may make them, and a jti in their path."""
+"""Shared by the bank's calls: the check that the bank makes them, and the converter for a jti in a path."""
 
 from flask import request
 from werkzeug.routing import BaseConverter
@@ -9,7 +9,7 @@ from eventpoll.web import request_log
 
 
 def let_in(service: Service) -> None:
-    """Let the bank pass. Raises Refused: 401 to strangers, 403 to TPPs."""
+    """Check that the bank makes this request. Raises Refused: 401 to unknown callers, 403 to TPPs."""
     try:
         caller = service.door.caller(request, service.door.bank_scopes)
     finally:
@@ -20,7 +20,7 @@ def let_in(service: Service) -> None:
 
 
 class Jti(BaseConverter):
-    """Any jti in a path, slashes and all: Werkzeug's own path converter takes none that begins with one."""
+    """Match any jti in a path, slashes included. Werkzeug's own path converter refuses a leading slash."""
 
     regex = ".+?"
     part_isolating = False

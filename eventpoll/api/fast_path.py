@@ -18,7 +18,7 @@ from eventpoll.web.around import Around
 
 
 class FastPath:
-    """A WSGI application in front of a Flask application's own."""
+    """A WSGI application in front of a Flask application: it answers polls and passes on every other request."""
 
     def __init__(self, app: Flask, around: Around) -> None:
         self._app, self._around = app, around
@@ -35,7 +35,7 @@ class FastPath:
             return self._flask(environ, start_response)
         try:
             if self._hosts is not None:
-                get_host(environ, self._hosts)  # raises SecurityError, as it does in Flask
+                get_host(environ, self._hosts)  # raises SecurityError, as in Flask
             for before in self._around.before:
                 before(environ)
             request = self._app.request_class(environ)
@@ -58,7 +58,7 @@ class FastPath:
         return [told.text]
 
     def _alone(self) -> bool:
-        """Return whether nobody has put anything between Flask and our views: no hook, no receiver, no other view."""
+        """Return whether only our own steps surround our views: no other hook, no signal receiver, no other view."""
         views = self._app.view_functions
         return self._around.complete(self._app, api_poll.BLUEPRINTS) and all(
             views[name] is view for name, view in self._views.items()

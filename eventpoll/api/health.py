@@ -1,4 +1,4 @@
-"""What anyone may ask: whether we live, and whether we are ready."""
+"""Endpoints without credentials: whether the process runs, and whether it is ready."""
 
 from flask import Blueprint, Response, jsonify
 
@@ -8,21 +8,21 @@ from eventpoll.service import Service
 from eventpoll.store.errors import WrongClock
 
 LOOKED_AT = 20
-"""Streams whose layout one call of /readyz looks at: the next call looks at the next ones."""
+"""Number of streams whose layout one call of /readyz checks. The next call checks the next streams."""
 
 
 def blueprint(service: Service) -> Blueprint:
-    """The open endpoints."""
+    """Return the blueprint of the endpoints without credentials."""
     bp = Blueprint("health", __name__)
 
     @bp.get("/healthz", provide_automatic_options=False)
     def healthz() -> Response:
-        """The process answers."""
+        """Answer 200: the process runs."""
         return jsonify(status="ok", version=__version__)
 
     @bp.get("/readyz", provide_automatic_options=False)
     def readyz() -> Response:
-        """The store can be written to, we know its layout, and its clock is near ours; else 503."""
+        """Answer 200 if the store accepts writes, its layout is known and its clock is near ours; else 503."""
         store = service.transmitter.store
         store.ping()
         store.check_layout(LOOKED_AT)

@@ -1,7 +1,7 @@
-"""/metrics, for Prometheus: what all streams hold and have counted, from the store; how polls went, from the processes.
+"""/metrics, for Prometheus: SETs and counters of all streams from the store, durations of polls from the processes.
 
-What the store counts, it counts in the step that changes the state: exact, whatever process dies. What the processes
-count is kept in files that all workers share (gunicorn.conf.py makes the directory), and outlives a worker.
+The store counts in the same step that changes the state, so its counts stay exact if a process dies. The processes
+count in files that all workers share; a count outlives its worker. gunicorn_conf.py makes the directory of the files.
 """
 
 import heapq
@@ -31,10 +31,10 @@ from eventpoll.store.store import Store
 from eventpoll.web.response import Told
 
 WORST = 20
-"""Streams that have a series of their own: those whose oldest SET is oldest, and those with the most parked."""
+"""Number of streams with a series of their own: those with the oldest SETs, and those with the most parked SETs."""
 
 TRIES = 5
-"""How often the streams are counted anew where one of them was being forgotten meanwhile."""
+"""Most times that one answer counts the streams, if a stream is deleted during the count."""
 
 PAUSE = 0.02
 """Seconds between those tries."""
@@ -43,7 +43,7 @@ QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 HELD = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 STATES = ("pending", "in_flight", "parked")
 WAITED: dict[int, float] = {}
-"""Seconds for which the poll of a thread was just held; empty as a rule, which is quick to see."""
+"""Thread id -> seconds for which its poll was just held. Usually empty, which is quick to check."""
 
 OURS = CollectorRegistry()
 POLLS = Histogram(
@@ -58,12 +58,15 @@ HOLDS = Histogram("eventpoll_hold_seconds", "How long polls were held", ("profil
 
 @cache
 def held_now() -> Gauge:
-    """The number of held polls. Made when it is first needed, as its file is: to import this module makes none."""
+    """Return the gauge of held polls. The first call makes it and its file; an import of this module makes none."""
     return Gauge("eventpoll_held_polls", "Polls that are held", registry=OURS, multiprocess_mode="livesum")
 
 
 def counted(profile: str, answer: Callable[[Request], Told]) -> Callable[[Request], Told]:
-    """What answers a poll, counted by profile and status, refused polls too."""
+    """Wrap the function that answers a poll: count each poll, refused ones too, by profile and status.
+
+    The duration of a poll excludes the time for which it was held. That time has a histogram of its own.
+    """
     observers: dict[int, Callable[[float], None]] = {}
 
     def poll(request: Request) -> Told:
@@ -91,9 +94,12 @@ def counted(profile: str, answer: Callable[[Request], Told]) -> Callable[[Reques
 
 
 def observer(child: Any) -> Callable[[float], None]:
-    """What adds to one series of a histogram: the library's own way, but for a gevent worker. There nobody else runs
-    between two lines, and nothing is forked: so without its locks and looks at the process's number, which cost 10 µs,
-    4 % of a poll."""
+    """Return the function that adds a number of seconds to one series of a histogram.
+
+    Outside a gevent worker it is the library's own. In a gevent worker no other code runs between two lines, and
+    nothing forks. There the function omits the library's locks and its checks of the process id. They cost 10 µs,
+    4 % of a poll.
+    """
     if not (values.ValueClass._multiprocess and monkey.is_module_patched("threading")):
         return child.observe  # type: ignore[no-any-return]
     bounds, total, buckets = child._upper_bounds, child._sum, child._buckets
@@ -110,21 +116,24 @@ def observer(child: Any) -> Callable[[float], None]:
 
 
 def watch(held: int, seconds: float | None) -> None:
-    """A poll begins to be held, or, after so many seconds, no longer is: what Waiting tells."""
+    """Note the number of held polls, and how long the poll of this thread was held.
+
+    Waiting calls it with (count, None) when a hold starts and with (count, seconds held) when it ends.
+    """
     held_now().set(held)
     if seconds is not None:
         WAITED[get_ident()] = seconds
 
 
 def blueprint(service: Service) -> Blueprint:
-    """The bank's /metrics."""
+    """Return the blueprint of /metrics, which only the bank may read."""
     bp = Blueprint("metrics", __name__)
     service.transmitter.waiting.watch = watch
     bp.before_request(lambda: let_in(service))
 
     @bp.get("/metrics", provide_automatic_options=False)
     def metrics() -> Response:
-        """All there is to measure; where the store is away, that, and what the processes know."""
+        """Return all metrics. If the store does not answer, return that fact and the metrics of the processes."""
         registry = CollectorRegistry()
         registry.register(Streams(service.transmitter.store))
         registry.register(Polls())
@@ -135,20 +144,20 @@ def blueprint(service: Service) -> Blueprint:
 
 
 class Build(Collector):
-    """The version that runs."""
+    """The metric with the version that runs."""
 
     def collect(self) -> Iterator[Metric]:
-        """Yield a metric whose value is always 1, as Prometheus has it for labels that describe a process."""
+        """Yield a metric whose value is always 1: Prometheus' convention for labels that describe a process."""
         build = GaugeMetricFamily("eventpoll_build_info", "The version of eventpoll that runs", labels=("version",))
         build.add_metric([__version__], 1)
         yield build
 
 
 class Polls(Collector):
-    """What the processes counted: all of them, where they share files; else this one."""
+    """The metrics of all processes if they share files; else those of this process."""
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics that are ours: a bank that mounts eventpoll may keep its own in the same files."""
+        """Return our metrics only: a bank that mounts eventpoll may keep its own metrics in the same files."""
         held_now()
         if not values.ValueClass._multiprocess:
             return OURS.collect()
@@ -158,22 +167,22 @@ class Polls(Collector):
 
 
 def _with_a_size(directory: str) -> Iterator[str]:
-    """The files in which processes count. One that was only just made is empty, and prometheus_client fails on it."""
+    """Yield the files in which processes count. Skip new, empty files, because prometheus_client fails on them."""
     with os.scandir(directory) as found:
         for entry in found:
-            with suppress(FileNotFoundError):  # of a process that is gone
+            with suppress(FileNotFoundError):  # removed meanwhile: its process has ended
                 if entry.name.endswith(".db") and entry.stat().st_size:
                     yield entry.path
 
 
 class Streams(Collector):
-    """What the store knows of all streams together, and of the worst ones."""
+    """The metrics of the store: of all streams together, and of the WORST streams."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def collect(self) -> Iterator[Metric]:
-        """The totals are left out of an answer in which a stream was being forgotten at every try."""
+        """Yield the metrics. Leave out the totals if a stream was being deleted at every try."""
         up = GaugeMetricFamily("eventpoll_store_up", "Whether the store answers")
         try:
             found = [*self._streams(), *self._inbox()]
@@ -222,7 +231,7 @@ class Streams(Collector):
 
 
 class Census:
-    """All streams, added up as they come."""
+    """The sums over all streams, added up one stream at a time."""
 
     def __init__(self, statuses: Iterable[Status | None]) -> None:
         self.streams = self.vanished = 0
@@ -252,5 +261,5 @@ class Census:
 
     @staticmethod
     def _keep(worst: list[tuple[float, str]], value: float, tpp: str) -> None:
-        """A heap of the worst: what is not among them is not kept."""
+        """Keep only the WORST largest values, in a heap."""
         (heapq.heappush if len(worst) < WORST else heapq.heappushpop)(worst, (value, tpp))

@@ -1,4 +1,4 @@
-"""/openapi.json, made from the schemas that check what comes in and from the table of refusals; /docs shows it."""
+"""/openapi.json, built from the schemas that check requests and from the table of refusals; /docs shows it."""
 
 import importlib.resources
 import json
@@ -90,7 +90,7 @@ PLACEHOLDER = "4f8e6a42-8a3c-4d6e-9b1f-0c2d3e4f5a6b"
 
 
 def all_calls() -> Iterator[Call]:
-    """Every call of every profile, of the bank, and of anyone."""
+    """Yield every call: those of the profiles, of the bank, and of anyone."""
     yield from map(poll_call, all_profiles())
     yield from stream_calls()
     yield from set_calls()
@@ -101,7 +101,7 @@ def all_calls() -> Iterator[Call]:
 
 @lru_cache(maxsize=1)
 def document() -> dict[str, Any]:
-    """The whole document. The same for everyone, so made once."""
+    """Return the whole document. It is the same for every caller, so it is built once."""
     plugin = MarshmallowPlugin()
     spec = APISpec(
         "eventpoll",
@@ -127,13 +127,16 @@ def document() -> dict[str, Any]:
         spec.components.security_scheme(name, scheme)
     for call in all_calls():
         spec.path(call.path, operations={call.method.lower(): _operation(call)})
-    return json.loads(json.dumps(spec.to_dict()))  # type: ignore[no-any-return]  # plain values, whatever apispec keeps
+    return json.loads(json.dumps(spec.to_dict()))  # type: ignore[no-any-return]  # plain values instead of apispec's
 
 
 def _ours(_: Any, field: Any, ret: Shape) -> Shape:
-    """What apispec cannot know of our fields, in its protocol: members to add to `ret`, which it made."""
+    """Return what apispec cannot know of our fields: members to add to `ret`, the schema that apispec made.
+
+    This is an attribute function of apispec. It also changes members of `ret` that do not fit.
+    """
     if "default" in ret and ret["default"] is None:
-        del ret["default"]  # absent is not null
+        del ret["default"]  # None means that the member may be absent, not that it may be null
     if isinstance(field, Jtis):
         most = {} if field.most is None else {"maxLength": field.most}
         return {"type": "array", "items": {"type": "string", "minLength": field.least, **most}}
@@ -142,7 +145,7 @@ def _ours(_: Any, field: Any, ret: Shape) -> Shape:
     if isinstance(field, Wso2Integer):
         return {"type": ["integer", "string"], "pattern": "^[+-]?[0-9]{1,18}$"}
     if isinstance(field, fields.Dict):
-        if "minLength" in ret:  # of a string; this one counts members
+        if "minLength" in ret:  # apispec writes the limit of a string; here it counts members
             ret["minProperties"] = ret.pop("minLength")
         return {"propertyNames": {"minLength": 1}} if field.key_field is not None else {}
     return {}
@@ -158,11 +161,11 @@ def _set_err(field: SetErrs) -> Shape:
 
 
 def _operation(call: Call) -> dict[str, Any]:
-    """A call, as OpenAPI writes it."""
+    """Return the OpenAPI operation of a call."""
     answers = {status: _answer(call, status, *told) for status, told in call.gives.items()}
     for status in sorted({CODES[code].status for code in call.refusals}):
         refused = _refusal(call, status)
-        if status in answers:  # WSO2's 404 is no refusal
+        if status in answers:  # WSO2's 404 is an answer without SETs, not a refusal
             continue
         answers[status] = refused
     operation: dict[str, Any] = {
@@ -199,7 +202,7 @@ def _answer(call: Call, status: int, words: str, kind: str, body: Content | None
 
 
 def _refusal(call: Call, status: int) -> dict[str, Any]:
-    """All refusals of a call with that status: their shape as the profile has it, an example of each."""
+    """Return the response for all refusals of a call with one status: the profile's shape, and an example of each."""
     codes = [code for code in CODES if code in call.refusals and CODES[code].status == status]
     challenge, later = ("WWW-Authenticate",), ("Retry-After",)
     more = {401: challenge, 403: challenge, 415: ("Accept-Encoding",), 429: later, 503: later}
@@ -222,7 +225,7 @@ def _refusal(call: Call, status: int) -> dict[str, Any]:
 
 
 def _error(profile: Profile, codes: list[str]) -> Shape:
-    """The shape of a refusal in a profile, with the names that those codes have there."""
+    """Return the shape of a refusal in a profile, with the names that the profile gives to these codes."""
     rows = [CODES[code] for code in codes]
 
     def names(*all_names: str) -> Shape:
@@ -238,7 +241,7 @@ def _error(profile: Profile, codes: list[str]) -> Shape:
 
 
 def blueprint(service: Service) -> Blueprint:
-    """/openapi.json, and the page that shows it with what Swagger UI's package brings."""
+    """Return the blueprint of /openapi.json and of /docs, which shows it with the files of Swagger UI's package."""
     bp = Blueprint("openapi", __name__)
     ours, theirs = importlib.resources.files("eventpoll.api") / "static", importlib.resources.files("flask_swagger_ui")
     pages = {
@@ -251,13 +254,13 @@ def blueprint(service: Service) -> Blueprint:
 
     @bp.get("/openapi.json", provide_automatic_options=False)
     def openapi() -> Response:
-        """This service, for programs."""
+        """Return the description of this service for programs: the OpenAPI document."""
         response = Response(_text(), content_type=JSON)
         response.headers["Cache-Control"] = f"public, max-age={SECONDS}"
         return response
 
     def page(name: str) -> Response:
-        """This service, for people."""
+        """Return a file of /docs, the description of this service for people."""
         file, kind = pages[name]
         response = Response(file.read_bytes(), content_type=kind)
         response.headers["Content-Security-Policy"] = PAGE_POLICY

@@ -1,4 +1,4 @@
-"""The bank's calls, as /openapi.json tells of them."""
+"""The bank's calls, described for /openapi.json."""
 
 import json
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ def _after(what: str) -> Shape:
 
 
 def stream_calls() -> Iterator[Call]:
-    """What is asked of streams."""
+    """Yield the calls about streams and their secrets."""
     settings = {"a lease, and no more than ten deliveries": {"redeliver_after": 30, "max_deliveries": 10}}
     yield Call(
         "GET",
@@ -144,7 +144,7 @@ def stream_calls() -> Iterator[Call]:
 
 
 def set_calls() -> Iterator[Call]:
-    """What is asked of SETs."""
+    """Yield the calls about SETs."""
     event = {"an event, with a jti so that it may be repeated": {"events": EVENTS, "jti": "event-1"}}
     pushed = {"jti": "event-1"}
     yield Call(
@@ -247,7 +247,7 @@ def set_calls() -> Iterator[Call]:
 
 
 def metrics_call() -> Call:
-    """What there is to measure."""
+    """Return the call of /metrics."""
     text_of = {"usual": "# TYPE eventpoll_streams gauge\neventpoll_streams 3.0\n"}
     return Call(
         "GET",

@@ -1,4 +1,7 @@
-"""What /openapi.json tells of a call: who may make it, what goes in, what comes out, what may be refused."""
+"""Data classes for one API operation in /openapi.json: caller, request, responses, errors.
+
+Also the texts of refusals, the examples and the parameters that several operations share.
+"""
 
 import base64
 import json
@@ -21,7 +24,7 @@ JSON, FORM, SIGNED, LINES = (
 
 @dataclass(frozen=True)
 class Content:
-    """A body of one media type, and examples of it: what each is for -> itself."""
+    """A body of one media type, with examples: purpose of the example -> the example."""
 
     schema: Shape
     examples: Mapping[str, Any] = field(default_factory=dict)
@@ -29,7 +32,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Call:
-    """One call. `refusals` are the codes of errors.CODES that it may be answered with, each with usual words."""
+    """One call. `refusals`: code of errors.CODES that the call may answer with -> the usual text."""
 
     method: str
     path: str
@@ -41,11 +44,11 @@ class Call:
     parameters: tuple[Shape, ...] = ()
     takes: Mapping[str, Content] = field(default_factory=dict)
     optional: bool = False
-    gives: Mapping[int, tuple[str, str, Content | None]] = field(default_factory=dict)  # words, media type, body
+    gives: Mapping[int, tuple[str, str, Content | None]] = field(default_factory=dict)  # text, media type, body
     refusals: Mapping[str, str] = field(default_factory=dict)
 
 
-# -- what may be refused -----------------------------------------------------------------------------------------
+# -- refusals ----------------------------------------------------------------------------------------------------
 
 ANY = {"malformed": "the request cannot be read", "internal": "something went wrong here; it has been noted"}
 AWAY = {"unavailable": "the store is not available at the moment: try again"}
@@ -85,19 +88,19 @@ EVENTS = {"urn:uk:org:openbanking:events:resource-update": {"subject": "acc-1"}}
 
 
 def jwt(jti: str) -> str:
-    """A SET as a bank may have signed it."""
+    """Return a SET as a bank may have signed it; its signature is a placeholder."""
     parts = [{"alg": "PS256", "typ": "secevent+jwt"}, {"iss": "https://bank.example", "jti": jti, "events": EVENTS}]
     coded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
     return ".".join([*coded, "c2lnbmF0dXJl"])
 
 
 def form(value: Any) -> str:
-    """A JSON value as the field `request` of WSO2's form."""
+    """Return a JSON value as the field `request` of WSO2's form has it: in base64."""
     return base64.b64encode(json.dumps(value).encode()).decode()
 
 
 def formed(schema: Shape, examples: Mapping[str, Any]) -> dict[str, Content]:
-    """What a WSO2 path takes: JSON of that schema, in base64, in a form."""
+    """Return the request body of a WSO2 path: a form whose field `request` is JSON of that schema, in base64."""
     request = text(
         "The JSON, in base64", contentEncoding="base64", contentMediaType=JSON, contentSchema=schema, minLength=1
     )
@@ -109,7 +112,7 @@ def formed(schema: Shape, examples: Mapping[str, Any]) -> dict[str, Content]:
 
 
 def param(where: str, name: str, schema: Shape, words: str, **beside: Any) -> Shape:
-    """A parameter: `where` is path, query or header."""
+    """Return a parameter; `where` is path, query or header."""
     return {"in": where, "name": name, "schema": schema, "description": words, **beside}
 
 
@@ -117,5 +120,5 @@ TPP = param("path", "tpp", ref("TPP"), "The TPP whose stream it is", required=Tr
 
 
 def gives(words: str, name: str, example: Any = None) -> tuple[str, str, Content]:
-    """An answer in JSON, of the schema `name`, for `Call.gives`."""
+    """Return a JSON answer with the schema `name`, for `Call.gives`."""
     return words, JSON, Content(ref(name), {} if example is None else {"usual": example})

@@ -1,4 +1,4 @@
-"""The calls of TPPs, of WSO2's gateways and of anyone, as /openapi.json tells of them."""
+"""The calls of TPPs, of WSO2's gateways and of anyone, described for /openapi.json."""
 
 from collections.abc import Iterator
 
@@ -49,7 +49,7 @@ CREATED = {
 
 
 def poll_call(profile: Profile) -> Call:
-    """The poll of a profile."""
+    """Return the call that polls in a profile."""
     refusals = {
         **KNOWN,
         **TYPED,
@@ -111,7 +111,7 @@ def poll_call(profile: Profile) -> Call:
 
 
 def create_events_call(profile: Wso2) -> Call:
-    """WSO2's event creation."""
+    """Return the call that creates an event in the way of WSO2."""
     headers = (
         param("header", profile.client_header, ref("TPP"), "For which TPP", required=True, example="tpp-1"),
         param("header", profile.resource_header, text(), "`sub` of the SET", required=True, example="acc-1"),
@@ -142,7 +142,7 @@ def create_events_call(profile: Wso2) -> Call:
 
 
 def open_calls() -> Iterator[Call]:
-    """What anyone may ask."""
+    """Yield the calls without credentials."""
 
     def status(word: str, **more: str) -> Content:
         members = {"status": {"const": word}, **{name: {"type": "string"} for name in more}}

@@ -1,4 +1,4 @@
-"""How answers look, as JSON Schema (2020-12) for /openapi.json. What comes in is checked by sets/schema.py instead."""
+"""Shapes of answers, as JSON Schema (2020-12), for /openapi.json. sets/schema.py checks requests."""
 
 from typing import Any
 
@@ -8,23 +8,23 @@ Shape = dict[str, Any]
 
 
 def ref(name: str, **beside: Any) -> Shape:
-    """A schema of the document, narrowed by what stands beside it."""
+    """Return a reference to a schema of the document, narrowed by the members in `beside`."""
     return {"$ref": f"#/components/schemas/{name}", **beside}
 
 
 def record(members: dict[str, Shape], optional: tuple[str, ...] = (), **beside: Any) -> Shape:
-    """An object that always has its members, but for the optional ones."""
+    """Return the shape of an object. It always has its members, except the optional ones."""
     required = [name for name in members if name not in optional]
     return {"type": "object", "properties": members, "required": required, **beside}
 
 
 def text(description: str = "", **beside: Any) -> Shape:
-    """A string."""
+    """Return the shape of a string."""
     return {"type": "string", **({"description": description} if description else {}), **beside}
 
 
 def whole(description: str = "", **beside: Any) -> Shape:
-    """A number of things."""
+    """Return the shape of a count: an integer from 0."""
     return {"type": "integer", "minimum": 0, **({"description": description} if description else {}), **beside}
 
 

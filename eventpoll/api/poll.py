@@ -1,4 +1,4 @@
-"""POST …/events: one way to answer for all profiles."""
+"""POST …/events: the same steps answer the polls of all profiles."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -29,11 +29,11 @@ BLUEPRINTS = ("eventpoll", "eventpoll.polling")
 """The blueprints that a poll belongs to, the outer one first."""
 
 FAILED = "eventpoll.failed"
-"""In an environ: what went wrong with a poll on its express way, for Flask to tell."""
+"""Key of a WSGI environ: the exception of a poll on the fast path. Flask's view raises it again."""
 
 
 def blueprint(service: Service) -> Blueprint:
-    """The poll endpoints, a path for each profile."""
+    """Return the blueprint of the poll endpoints: one path for each profile."""
     bp = Blueprint("polling", __name__)
     for profile in service.profiles:
         bp.add_url_rule(
@@ -44,23 +44,23 @@ def blueprint(service: Service) -> Blueprint:
             methods=["POST"],
             provide_automatic_options=False,
             strict_slashes=not isinstance(profile, Wso2),
-            merge_slashes=False,  # no redirect: receivers take what is not 200 for an error
+            merge_slashes=False,  # no redirect: receivers treat any status but 200 as an error
         )
     return bp
 
 
 def endpoints(profiles: Iterable[Profile]) -> list[str]:
-    """Return the names of the poll endpoints, as Flask has them."""
+    """Return Flask's names of the poll endpoints."""
     return [f"{BLUEPRINTS[-1]}.{profile.name}" for profile in profiles]
 
 
 def answerer(service: Service, profile: Profile) -> Callable[[Request], Told]:
-    """What answers the polls of a profile, and counts them."""
+    """Return the function that answers the polls of a profile and counts them."""
     return metrics.counted(profile.name, partial(poll, service, profile))
 
 
 def view(answer: Callable[[Request], Told], profile: Profile) -> Response:
-    """A poll by Flask's way."""
+    """Answer a poll that comes through Flask, or raise the exception that the fast path left."""
     environ = flask.request.environ
     if FAILED in environ:
         raise environ.pop(FAILED)
@@ -69,14 +69,17 @@ def view(answer: Callable[[Request], Told], profile: Profile) -> Response:
 
 
 def poll(service: Service, profile: Profile, request: Request) -> Told:
-    """Poll, acknowledge, report errors: RFC 8936 section 2.4. Raises Refused, Unavailable."""
+    """Answer a poll: settle acknowledged SETs, take error reports, return SETs (RFC 8936 section 2.4).
+
+    Raises Refused, Unavailable.
+    """
     try:
         caller = service.door.poller(request, is_tpps=not isinstance(profile, Wso2))
     finally:
         request_log.note(request.environ, profile=profile.name, tpp=request.environ.get(CLAIMED))
     want_json_answer(request)
     members = profile.read(request)
-    tpp = _tpp(service.door, profile, caller, request)  # before the members are judged, as WSO2 does
+    tpp = _tpp(service.door, profile, caller, request)  # before the members are checked, as WSO2 does
     asked = profile.poll(members)
     headers = service.rate.count(tpp) if service.rate is not None else {}
     try:
@@ -114,7 +117,7 @@ def may_hold(environ: Mapping[str, Any]) -> bool:
 
 @lru_cache(maxsize=1)
 def _log_no_hold() -> None:
-    """Log once for each process."""
+    """Log, once for each process, that polls are not held."""
     log.warning(
         "Polls are answered at once: this server handles one request at a time, and a held poll would block it. "
         "Run threads or gevent workers to hold polls."
@@ -122,7 +125,7 @@ def _log_no_hold() -> None:
 
 
 def _tpp(door: Door, profile: Profile, caller: Caller, request: Request) -> str:
-    """Whose stream is polled. Raises Refused."""
+    """Return the TPP whose stream the caller polls. Raises Refused."""
     if not isinstance(profile, Wso2):
         if not caller.polls:
             words = "the bank's token polls for nobody here: a TPP's credentials are wanted"
@@ -143,7 +146,7 @@ def _tpp(door: Door, profile: Profile, caller: Caller, request: Request) -> str:
 def _unknown(service: Service, profile: Profile, caller: Caller, tpp: str, request: Request) -> Refused:
     if not caller.bank:
         return service.door.revoked(request, caller)
-    # WSO2's own words, its two dots and its last blank included.
+    # WSO2's exact text, with its two dots and its final space.
     words = f"A client was not found for the client id : '{tpp}' in the database.. "
     return Refused("client_unknown", words, cast(Wso2, profile).client_header)
 

@@ -1,4 +1,4 @@
-"""How a refusal, or whatever else goes wrong, becomes an answer."""
+"""Error handlers: they turn a refusal, or any other exception, into an answer."""
 
 import logging
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from eventpoll.web.response import interaction_id
 log = logging.getLogger(__name__)
 
 PAGE = "eventpoll.refused_page"
-"""In app.extensions, where the console is mounted: what makes a page of a refusal, or None where none is wanted."""
+"""Key of app.extensions, set by the console: the function that returns a page of a refusal, or None for no page."""
 
 
 def init(scaffold: Scaffold) -> None:
-    """Have an application or a blueprint answer in our shapes."""
+    """Register our error handlers on an application or a blueprint, so that it answers in our shapes."""
     scaffold.register_error_handler(Refused, refuse)
     scaffold.register_error_handler(HTTPException, refuse_http)
     scaffold.register_error_handler(Unavailable, refuse_unavailable)
@@ -30,7 +30,7 @@ def init(scaffold: Scaffold) -> None:
 
 
 def refuse(refused: Refused) -> Response:
-    """The answer to a refused request, in the shape of its profile; in the console, to a browser, a page."""
+    """Return the answer to a refused request, in the shape of its profile. A browser in the console gets a page."""
     service: Service = current_app.extensions["eventpoll"]
     if refused.row.status == 403:
         service.door.challenge_token(request, refused)
@@ -50,7 +50,7 @@ def refuse(refused: Refused) -> Response:
 
 
 def refuse_http(error: HTTPException) -> Response:
-    """What Flask or Werkzeug refuse, in our shapes."""
+    """Return the answer to a request that Flask or Werkzeug refuses, in our shapes."""
     status = error.code or 500
     code = BY_STATUS.get(status, "internal" if status >= 500 else "malformed")
     refused = Refused(code, DESCRIPTIONS.get(status, (error.name or "error").lower()))
@@ -72,13 +72,16 @@ DESCRIPTIONS = {
 
 
 def refuse_unavailable(error: Unavailable) -> Response:
-    """The store is away: try again. What was asked may or may not have been done; to ask again is safe."""
+    """Return the 503 for a store that is not available.
+
+    The request may or may not have taken effect. A retry is safe.
+    """
     log.error("The store is unavailable: %s", error)
     return refuse(refusal(error))
 
 
 def refuse_unexpected(error: Exception) -> Response:
-    """Our own mistake: told to the log, not to the caller."""
+    """Return the 500 for a fault of ours. The log has the exception; the caller does not see it."""
     path = loggable(request.environ, request.path)
     log.exception("Unexpected: %s %r", request.method, path, exc_info=error)
     return refuse(Refused("internal", DESCRIPTIONS[500]))

@@ -1,4 +1,4 @@
-"""What receivers look for at a well-known address: the public keys of the SETs that are minted here."""
+"""Well-known addresses for receivers: the public keys of the SETs that are minted here."""
 
 from flask import Blueprint, Response, jsonify
 
@@ -8,13 +8,13 @@ JWKS_SECONDS = 300
 
 
 def blueprint(service: Service) -> Blueprint:
-    """The addresses below /.well-known."""
+    """Return the blueprint of the addresses below /.well-known."""
     bp = Blueprint("well_known", __name__)
     public = service.transmitter.minter.public(service.transmitter.set_profile)
 
     @bp.get("/.well-known/jwks.json", provide_automatic_options=False)
     def jwks() -> Response:
-        """The public half of each signing key (RFC 7517)."""
+        """Return the public half of each signing key as a JWK Set (RFC 7517)."""
         response = jsonify(public)
         response.headers["Cache-Control"] = f"public, max-age={JWKS_SECONDS}"
         return response
