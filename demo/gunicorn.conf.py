@@ -1,4 +1,4 @@
-"""`make run`: the service as it is, with a bank of its own and a demo TPP for whom UK Open Banking SETs wait."""
+"""`make run`: the service as it is, with a demo bank, and a demo TPP with UK Open Banking SETs on its stream."""
 
 import importlib.util
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-TPP, SECRET = "demo-tpp", "demo-secret"  # told to everyone, as README does
+TPP, SECRET = "demo-tpp", "demo-secret"  # public: the README prints them
 CONSENT = "https://bank.example/open-banking/v4.0/aisp/account-access-consents/aac-1234-007"
 
 sys.path.insert(0, str(ROOT))
@@ -18,7 +18,7 @@ from demo.settings import DATA, fill_in  # noqa: E402
 
 
 def _port_is_free(port: int) -> None:
-    """Say at once what gunicorn says after five tries."""
+    """Exit with a message if the port is in use. gunicorn would say so only after five tries."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -40,7 +40,7 @@ bind = f"127.0.0.1:{_module.settings.port}"
 
 
 def when_ready(server: Any) -> None:
-    """Fill the demo stream if nothing waits on it, and say what to try."""
+    """Fill the demo stream if no SET waits on it, and print commands to try."""
     _module.when_ready(server)
     from eventpoll.access import door
     from eventpoll.service import Service
@@ -72,7 +72,7 @@ def when_ready(server: Any) -> None:
 
 
 def demo_events() -> list[dict[str, Any]]:
-    """Three events that OBIE's specification tells of."""
+    """Return three events that OBIE's specification describes."""
     ob, urn = "http://openbanking.org.uk/", "urn:uk:org:openbanking:events:"
     subject = {
         "subject_type": f"{ob}rid_{ob}rty",
@@ -88,7 +88,7 @@ def demo_events() -> list[dict[str, Any]]:
 
 
 def screen(url: str, bank: str, waiting: int, jti: str) -> str:
-    """What to paste; `jti` is the one that the first poll returns first."""
+    """Return the text with the commands to paste. `jti` is the SET that the first poll returns first."""
     tpp, bank = shlex.quote(f"{TPP}:{SECRET}"), shlex.quote(bank)
     json_type = "-H 'Content-Type: application/json'"
     request = b64encode(b'{"maxEvents": 3}').decode()

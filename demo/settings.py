@@ -14,7 +14,7 @@ DEMO = {
 
 
 def fill_in() -> None:
-    """Set what the environment leaves open, and make the signing key where there is none."""
+    """Set the variables that the environment does not set, and make the signing key if there is none."""
     for name, value in DEMO.items():
         if not os.environ.get(name) and not os.environ.get(f"{name}_FILE"):
             os.environ[f"{name}_FILE" if name.endswith("KEYS") else name] = value

@@ -1,4 +1,4 @@
-"""`make demo`: a SET's whole story, played against a real server in a folder of its own, as it goes over the wire."""
+"""`make demo`: the whole life of a SET, with real requests to a real server in a folder of its own."""
 
 import base64
 import contextlib
@@ -21,12 +21,12 @@ EVENT = {"urn:uk:org:openbanking:events:resource-update": {"subject": "acc-1"}}
 
 
 def say(who: str, what: str) -> None:
-    """A line of the story."""
+    """Print a line of the story."""
     print(f"{who:>5}  {what}", flush=True)
 
 
 class Wire:
-    """The server, and what is said to it."""
+    """The address of the server, and requests to it."""
 
     def __init__(self) -> None:
         with socket.socket() as probe:
@@ -34,7 +34,7 @@ class Wire:
             self.port = int(probe.getsockname()[1])
 
     def ask(self, who: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """One request; the answer, read. Raises OSError."""
+        """Make one request, and return the parsed answer. Raises OSError, also for an error status."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         headers = {"Authorization": "Basic " + base64.b64encode(who.encode()).decode()}
         if body is not None:
@@ -48,7 +48,7 @@ class Wire:
             return json.loads(text) if text else None
 
     def told(self, who: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The same, as lines of the story."""
+        """Make a request as `ask` does, and print the request and its answer as lines of the story."""
         name = "bank" if who == BANK else "TPP"
         say(name, f"{method} {path} {json.dumps(body) if body is not None else ''}".rstrip())
         answer = self.ask(who, method, path, body)
@@ -57,7 +57,7 @@ class Wire:
         return answer
 
     def is_up(self) -> bool:
-        """Whether it answers yet."""
+        """Return whether the server answers yet."""
         try:
             return bool(self.ask(BANK, "GET", "/readyz"))
         except (OSError, http.client.HTTPException):
@@ -65,7 +65,7 @@ class Wire:
 
 
 def progress(what: str, until: Any, seconds: float = 60) -> None:
-    """Dots, until it is so."""
+    """Print dots until `until` returns true. Exits with a message after `seconds`."""
     print(f"       {what} ", end="", flush=True)
     deadline = time.monotonic() + seconds
     while not until():
@@ -77,7 +77,7 @@ def progress(what: str, until: Any, seconds: float = 60) -> None:
 
 
 def story(wire: Wire) -> None:
-    """From a push to the last ack."""
+    """Play the story from a push to the last ack."""
     say("", "Three SETs wait for the TPP from the start. It fetches them, settles two, and cannot read the third.")
     sets = list(wire.told(TPP, "POST", "/events", {"returnImmediately": True})["sets"])
     errors = {sets[2]: {"err": "invalid_key", "description": "unknown kid"}}
@@ -115,7 +115,7 @@ def story(wire: Wire) -> None:
 
 
 def main() -> None:
-    """Start the server, play, end it."""
+    """Start the server, play the story, and stop the server."""
     wire = Wire()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"

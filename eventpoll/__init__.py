@@ -1,11 +1,12 @@
 """eventpoll keeps Security Event Tokens (RFC 8417) for the receivers that poll for them (RFC 8936, OBIE, WSO2).
 
-The rooms, from the top; imports go down only (tests/promises/test_shape.py):
+The rooms (packages and modules), top layer first. Imports go downwards only (tests/promises/test_shape.py):
 
  __main__, gunicorn_conf > wsgi > app > console, cli > api > profiles > service > web, worker > access > delivery
   > sets > store > errors, settings > setting_readers > redis_url
 
-This module imports nothing of them before a function is called: gunicorn_conf must be imported before any socket is.
+This module imports the rooms only inside its functions. Python imports it before gunicorn_conf, and gunicorn_conf must
+patch sockets before any other module imports them.
 """
 
 from __future__ import annotations
@@ -23,19 +24,20 @@ __version__ = "0.1.0"
 __all__ = ["PARTS", "__version__", "init_app", "push"]
 
 PARTS = ("polling", "bank", "health", "well_known", "openapi", "metrics", "console")
-"""The parts that init_app mounts; each is one blueprint."""
+"""The parts that init_app mounts. Each part is one blueprint."""
 
 log = logging.getLogger(__name__)
 
 
 def init_app(app: Flask, settings: Config | None = None, url_prefix: str = "", parts: Collection[str] = PARTS) -> None:
-    """Mount eventpoll in a Flask application, its own or a bank's; docs/embedding.md is the page.
+    """Mount eventpoll in a Flask application, its own or a bank's. See docs/embedding.md.
 
-    Without `settings` they come from the environment, and from `app.config`, which wins. `url_prefix` is put before
-    every path. `parts` are some of PARTS. Opens no connection yet.
+    Without `settings`, the settings come from the environment and from `app.config`; `app.config` wins. `url_prefix` is
+    the prefix of every path. `parts` are some of PARTS. This call opens no connection.
 
-    Raises settings.ConfigError with a line for each mistake, and web.routes.RouteConflict where a route of the
-    application and one of eventpoll's answer the same path: here, or later, in the line that adds such a route.
+    Raises settings.ConfigError with a line for each mistake. Raises ValueError for an unknown part. Raises
+    web.routes.RouteConflict if a route of the application and a route of eventpoll answer the same path. If such a
+    route is added later, the line that adds it raises RouteConflict.
     """
     from flask import Blueprint
 
@@ -79,14 +81,15 @@ def push(
     scope: str = "",
     **claims: Any,
 ) -> str:
-    """Queue one SET for a TPP in this process, and return its jti; docs/embedding.md has examples.
+    """Queue one SET for a TPP in this process, and return its jti. docs/embedding.md has examples.
 
-    `events` maps each event's type to its members: the SET is minted and signed here, with the `claims` given of jti,
-    sub, sub_id, txn and toe. Or `secevent` is a SET as the bank signed it, in compact serialisation. `scope` is the
-    SET's family. The same jti again queues nothing, so that a push may be repeated.
+    Give `events` or `secevent`. `events` maps each event's type to its members: this function then mints and signs the
+    SET. `claims` are any of jti, sub, sub_id, txn and toe. `secevent` is a SET that the bank signed, in compact
+    serialisation. `scope` is the SET's family. A second push of the same jti queues nothing, so a push may be repeated.
 
-    Raises ValueError where the event or the SET is wrong, LookupError where the TPP has no stream, and ConnectionError
-    where the store is away or the stream is full: nothing is known of the push then, and it may be repeated.
+    Raises ValueError if the event or the SET is wrong, and LookupError if the TPP has no stream. Raises ConnectionError
+    if the store is unavailable or the stream is full. Whether the SET is queued is unknown then, and the push may be
+    repeated.
     """
     import json
 

@@ -7,7 +7,7 @@ from eventpoll.cli.commands import group
 
 
 def main() -> None:
-    """Run a command. The application is made only for a command that needs it."""
+    """Run a command. Flask makes the application only for a command that needs it."""
     group(prog_name="eventpoll", obj=ScriptInfo(create_app=_application))
 
 

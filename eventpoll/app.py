@@ -1,4 +1,4 @@
-"""eventpoll as an application of its own."""
+"""eventpoll as a Flask application of its own."""
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -10,14 +10,14 @@ from eventpoll.settings import Config
 
 
 def create_app(config: Config | None = None) -> Flask:
-    """Return the application. Without `config` the settings come from the environment. Raises ConfigError."""
+    """Return the application. Without `config`, the settings come from the environment. Raises ConfigError."""
     config = config or Config.from_environ()
     app = Flask(__name__, static_folder=None)
     if config.trusted_hosts:
         app.config["TRUSTED_HOSTS"] = list(config.trusted_hosts)
     eventpoll.init_app(app, config)
     around = app.extensions["eventpoll.around"]
-    around.init(app)  # unknown paths and methods get our shapes too
+    around.init(app)  # so that errors for unknown paths and methods have our shapes too
     refusals.init(app)
     if config.fast_paths:
         app.wsgi_app = FastPath(app, around)  # type: ignore[method-assign]

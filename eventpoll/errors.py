@@ -1,11 +1,14 @@
-"""Every refusal: its code, its status, and what each profile calls it. HTTP statuses are chosen here alone."""
+"""All refusals: code, HTTP status, and name in each profile. No other module chooses an HTTP status."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Code:
-    """One kind of refusal, and its names: RFC 8936 and the bank's calls, OBIE v3.1 and v4, WSO2."""
+    """One kind of refusal: its HTTP status, and its name in each profile.
+
+    `err` is the name in RFC 8936 and in the bank's calls. OBIE v3.1, OBIE v4 and WSO2 have names of their own.
+    """
 
     status: int
     err: str
@@ -38,16 +41,16 @@ CODES = {
     "unavailable": Code(503, "temporarily_unavailable", "UK.OBIE.UnexpectedError", "U000", "temporarily_unavailable"),
 }
 
-#: The code for what Flask and Werkzeug refuse before a view of ours is reached.
+#: The code for each status with which Flask or Werkzeug refuses a request before it reaches one of our views.
 BY_STATUS = {code.status: name for name, code in reversed(CODES.items())}
 
 
 @dataclass
 class Refused(Exception):
-    """A request that is not carried out, or not in full.
+    """Raised for a request that the service does not carry out, or not in full.
 
-    `code` is a row of CODES; `description` is for the caller to read and tells nothing of our inside; `path` is
-    the member or header at fault, as OBIE's errors want it.
+    `code` is a row of CODES. `description` is for the caller and reveals nothing internal. `path` is the member or
+    header at fault, as OBIE's errors require. `headers` are added to the answer.
     """
 
     code: str
@@ -60,5 +63,5 @@ class Refused(Exception):
 
     @property
     def row(self) -> Code:
-        """The names of this refusal."""
+        """Return the row of CODES with the status and the names of this refusal."""
         return CODES[self.code]

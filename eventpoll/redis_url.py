@@ -1,4 +1,4 @@
-"""REDIS_URL: which servers, who logs in, with which options. A mistake repeats nothing that may be a password."""
+"""Read REDIS_URL: servers, login and options. No error text repeats anything that may be a password."""
 
 import difflib
 import inspect
@@ -22,12 +22,12 @@ BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false
 
 
 class BadUrl(ValueError):
-    """What is wrong with a URL, in words that follow its name."""
+    """Raised for an invalid URL. The text says what is wrong, and reads on from the name of the URL."""
 
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """A URL, taken apart. `kind` is "", "unix", "cluster" or "sentinel"; `places` are hosts with their ports."""
+    """A parsed URL. `kind` is "", "unix", "cluster" or "sentinel". `places` are hosts with their ports."""
 
     kind: str
     tls: bool
@@ -41,7 +41,7 @@ class RedisUrl:
 
     @property
     def where(self) -> str:
-        """The URL without credentials and options, for the log."""
+        """Return the URL without credentials and options, for the log."""
         if self.kind == "unix":
             return f"unix://{quote(self.path)}" + (f"?db={self.db}" if self.db else "")
         scheme = "rediss" if self.tls else "redis"
@@ -51,17 +51,17 @@ class RedisUrl:
 
     @property
     def login(self) -> dict[str, str]:
-        """Who logs in, as options of a connection."""
+        """Return the user name and the password, where given, as options of a connection."""
         found = {"username": self.username, "password": self.password}
         return {name: value for name, value in found.items() if value is not None}
 
     @property
     def verified(self) -> bool:
-        """Whether nobody but the server that is meant can answer, as far as TLS says so; true where there is no TLS."""
+        """Return whether the options let TLS check the server's certificate and host name; True without TLS."""
         return self.options.get("ssl_cert_reqs") != "none" and self.options.get("ssl_check_hostname") is not False
 
     def first(self) -> str:
-        """A URL of the first server alone, for the client of a Cluster, which is made from one."""
+        """Return a URL of the first server alone. The client of a Cluster starts from one server."""
         who = ":".join(quote(part or "", safe="") for part in (self.username, self.password))
         host, port = self.places[0]
         host = f"[{quote(host)}]" if ":" in host else host
@@ -69,7 +69,10 @@ class RedisUrl:
 
 
 def with_tls(url: str, ca: str | None, *, verify: bool = True) -> str:
-    """The URL, with the authorities to believe: a file's name, or PEM. Without `verify` no certificate is checked."""
+    """Return the URL with TLS options added; a URL without TLS stays as it is.
+
+    `ca` holds the authorities to trust: a file's name, or PEM. Without `verify`, no certificate is checked.
+    """
     if not url.lower().startswith("rediss"):
         return url
     options = {} if verify else {"ssl_cert_reqs": "none"}
@@ -79,7 +82,7 @@ def with_tls(url: str, ca: str | None, *, verify: bool = True) -> str:
 
 
 def read(text: str) -> RedisUrl:
-    """Return what a URL says. Raises BadUrl for whatever is not understood."""
+    """Return the parsed URL. Raises BadUrl for anything that is not understood."""
     text = text.strip()
     if text[:1] in "\"'":
         raise BadUrl("is in quotes: leave them out")
@@ -135,7 +138,7 @@ def _plain(text: str) -> str:
 
 
 def _place(text: str, port: int) -> tuple[str, int]:
-    """The host and the port of a server."""
+    """Return the host and the port of a server; `port` is the default. Raises BadUrl."""
     found = re.fullmatch(r"(\[[^\[\]]*\]|[^\[\]:]*)(?::([0-9]{0,6}))?", text)
     if found is None and text.count(":") > 1 and "[" not in text:
         raise BadUrl("has an IPv6 address without its brackets: redis://[2001:db8::1]:6379")
@@ -168,7 +171,7 @@ def _database(path: str) -> int | None:
 
 
 def _options(query: str, kind: str, tls: bool) -> Iterator[tuple[str, Any]]:
-    """The options of a query with their values."""
+    """Yield the name and the value of each option in a query. Raises BadUrl."""
     seen = set()
     for part in filter(None, query.split("&")):
         name, equals, text = part.partition("=")
@@ -191,7 +194,7 @@ def _options(query: str, kind: str, tls: bool) -> Iterator[tuple[str, Any]]:
 
 
 def _unknown(name: str) -> str:
-    """What is wrong with an option of that name, which is repeated only where redis-py knows it."""
+    """Return what is wrong with an option of that name. The text repeats the name only if redis-py knows it."""
     kinds = (AbstractConnection, Connection, SSLConnection)
     theirs = chain.from_iterable(inspect.signature(kind.__init__).parameters for kind in kinds)
     if name in {*PARSERS, *REDIS_ALLOWED_KEYS, *theirs}:
@@ -201,14 +204,17 @@ def _unknown(name: str) -> str:
 
 
 def _check_tls(options: Mapping[str, Any]) -> None:
-    """Load what a connection loads. Raises BadUrl: here a mistake stops the start, there each request is a 500."""
+    """Load the certificates, keys and ciphers as a connection would. Raises BadUrl.
+
+    Here a mistake stops the start. In a connection, it would make each request a 500.
+    """
     context = ssl.create_default_context()
     try:
         if "ssl_certfile" in options or "ssl_keyfile" in options:
             context.load_cert_chain(
                 options["ssl_certfile"],
                 options.get("ssl_keyfile"),
-                options.get("ssl_password", ""),  # none would ask for it on the terminal
+                options.get("ssl_password", ""),  # with None, OpenSSL would ask for it on the terminal
             )
         authorities = [options.get(f"ssl_{name}") for name in ("ca_certs", "ca_path", "ca_data")]
         if any(authorities):
@@ -216,12 +222,12 @@ def _check_tls(options: Mapping[str, Any]) -> None:
         context.set_ciphers(options.get("ssl_ciphers", "DEFAULT"))
     except KeyError:
         raise BadUrl("has the option ssl_keyfile without ssl_certfile") from None
-    except (OSError, ValueError) as error:  # of ssl too
+    except (OSError, ValueError) as error:  # SSLError is an OSError
         raise BadUrl(f"has ssl_ options with which no connection can be made: {error.args[-1]}") from None
 
 
 def _parsed(name: str, least: float, most: float = 1e9) -> Callable[[str], Any]:
-    """A number, as redis-py's own table parses it."""
+    """Return a reader of numbers from `least` to `most`, which uses redis-py's own table of parsers."""
 
     def number(text: str) -> Any:
         value = PARSERS[name](text)
@@ -246,7 +252,7 @@ def _verified(text: str) -> str:
 
 
 def _word(text: str) -> str:
-    if not re.fullmatch(r"[!-~]+", text):  # CLIENT SETNAME takes no others
+    if not re.fullmatch(r"[!-~]+", text):  # CLIENT SETNAME accepts no other characters
         raise BadUrl("has blanks or special characters")
     return text
 
@@ -278,5 +284,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "sentinel_username": str,
     "sentinel_password": str,
 }
-"""The options that a URL may have, as redis-py names them. The others are the service's own to set: no repetition of
-commands, RESP2, answers as bytes."""
+"""The options that a URL may have, by redis-py's names.
+
+The service sets the other options itself: no retries of commands, RESP2, replies as bytes.
+"""

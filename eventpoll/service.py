@@ -30,14 +30,14 @@ class Service:
 
     rate: Rate | None = None
     warnings: tuple[str, ...] = ()
-    """Settings that are allowed, and may hurt."""
+    """Warnings about settings that are allowed but may do harm."""
 
     prefix: str = ""
-    """The url_prefix of every path, where init_app was called with one."""
+    """The prefix of every path: the url_prefix of init_app, or ""."""
 
     @classmethod
     def build(cls, config: Config, profiles: Sequence[Any] = (), prefix: str = "") -> "Service":
-        """Return the service that the settings describe. Opens no connection yet."""
+        """Return the service that the settings describe. This call opens no connection."""
         rules = Rules(
             redeliver_after=config.redeliver_after,
             max_deliveries=config.max_deliveries,

@@ -1,4 +1,4 @@
-"""Readers of settings: each returns the value of a text, or raises ValueError with what the operator must change."""
+"""Readers of settings. Each returns the value of a text, or raises ValueError with what the operator must change."""
 
 import ipaddress
 import json
@@ -35,7 +35,7 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def decimal(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
-    """Return a reader of numbers from `least` to `most`; with `above`, `least` itself is refused."""
+    """Return a reader of numbers from `least` to `most`. With `above`, the reader refuses `least` itself."""
 
     def read(text: str) -> float:
         number = float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text) else -1.0
@@ -58,7 +58,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def words(*allowed: str) -> Callable[[str], tuple[str, ...]]:
-    """Return a reader of words with blanks or commas between them, out of `allowed` if there is any."""
+    """Return a reader of words with blanks or commas between them. If `allowed` is given, it lists the valid words."""
 
     def read(text: str) -> tuple[str, ...]:
         words = tuple(text.replace(",", " ").split())
@@ -77,7 +77,7 @@ def header_name(text: str) -> str:
 
 
 def networks(text: str) -> tuple[str, ...]:
-    """Return addresses, networks, and the word unix for a Unix socket."""
+    """Return the addresses and networks in a text. The word unix stands for a Unix socket."""
     named = words()(text)
     for word in named:
         try:
@@ -115,7 +115,7 @@ def jwks_source(text: str) -> str:
 
 
 def redis_url(text: str) -> str:
-    """Return the URL of the store; eventpoll.redis_url decides which ones are valid."""
+    """Return the URL of the store. eventpoll.redis_url decides which URLs are valid."""
     eventpoll_redis_url.read(text)
     return text.strip()
 
@@ -123,7 +123,7 @@ def redis_url(text: str) -> str:
 def _jwks(text: str) -> KeySet:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about weak keys: signing_keys refuses them
+            warnings.simplefilter("ignore")  # joserfc warns about weak keys; signing_keys refuses them
             return KeySet.import_key_set(_json_object(text))
     except (JoseError, ValueError, TypeError, KeyError, AttributeError):
         raise ValueError('must be a JWK Set: {"keys": [...]}') from None
@@ -137,7 +137,10 @@ def _json_object(text: str) -> Any:
 
 
 def signing_algorithms(key: Any) -> tuple[str, ...]:
-    """Return the algorithms with which a key may sign SETs: only its own `alg` if it has one; () if it has none."""
+    """Return the algorithms with which a key may sign SETs; () if it cannot sign.
+
+    A key with an `alg` may sign with that algorithm only.
+    """
     able = SIGNING_ALGORITHMS.get(key.key_type, ())
     if isinstance(key, ECKey) and key.get("crv") != "P-256":
         able = ()
@@ -168,7 +171,7 @@ def signing_keys(text: str) -> KeySet:
 def read_public_keys(text: str) -> tuple[KeySet, list[str]]:
     """Return the keys of a JWK Set that can check signatures, and for each other key the reason why it is left out.
 
-    Settings, files and URLs share this reader. Raises ValueError where the text is no JWK Set.
+    Settings, files and URLs share this reader. Raises ValueError if the text is not a JWK Set.
     """
     value = json.loads(text)
     if not isinstance(value, dict) or not isinstance(value.get("keys"), list):
@@ -194,7 +197,7 @@ def _public_key(member: Any) -> Key:
     if known.get("crv") == "Ed25519" and known.get("alg") in ED25519:
         del known["alg"]  # RFC 9864: EdDSA and Ed25519 name the same algorithm, so the key serves both
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about weak keys: the check below refuses them
+        warnings.simplefilter("ignore")  # joserfc warns about weak keys; the check below refuses them
         (key,) = KeySet.import_key_set({"keys": [known]}).keys
     if isinstance(key, RSAKey) and key.raw_value.key_size < RSA_BITS:
         raise ValueError(f"it has {key.raw_value.key_size} bits: RSA keys need {RSA_BITS} or more")
@@ -202,7 +205,10 @@ def _public_key(member: Any) -> Key:
 
 
 def public_keys(text: str) -> KeySet:
-    """Return the keys of a JWK Set that can check signatures; log each one that cannot."""
+    """Return the keys of a JWK Set that can check signatures, and log each key that cannot.
+
+    Raises ValueError if the text is not a JWK Set, or has no key that can check signatures.
+    """
     try:
         keys, left_out = read_public_keys(text)
     except (ValueError, RecursionError):

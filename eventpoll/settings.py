@@ -25,17 +25,20 @@ TOKEN_TYPES = ("at+jwt", "application/at+jwt", "JWT", "none")
 TOKEN_ALGORITHMS = ("PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "RS256", "RS384", "RS512")
 
 ROUTERS = {"DYNO": ("Heroku's router", 30), "WEBSITE_SITE_NAME": ("Azure's load balancer", 230)}
-"""Variables by which a platform is known: what ends a request that has no answer yet, and after how many seconds."""
+"""Environment variables that identify a platform, with its router and the seconds that it waits for an answer.
+
+After these seconds the router ends the request.
+"""
 
 PREFIX = "EVENTPOLL_"
 KUBERNETES = re.compile(
     r"EVENTPOLL(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
-"""What Kubernetes sets in every pod for a Service named eventpoll, as deploy/kubernetes.yaml has it."""
+"""Variables that Kubernetes sets in every pod for a Service named eventpoll, as in deploy/kubernetes.yaml."""
 
 
 class ConfigError(Exception):
-    """The settings hold mistakes, one line for each."""
+    """Raised for settings with mistakes. `mistakes` has one line for each."""
 
     def __init__(self, mistakes: list[str]) -> None:
         super().__init__("\n".join(mistakes))
@@ -50,8 +53,8 @@ def setting(name: str, default: Any, read: Callable[[str], Any], *, secret: bool
 def _password(text: str) -> str:
     """Return a password, or its scrypt hash in Werkzeug's form.
 
-    A text that only begins like a hash is a mistake. A shell may have replaced the parts with a $ as variables, and the
-    rest would be a password that everyone knows.
+    Raises ValueError for a text that begins like a hash and is not a valid one. A shell may have replaced the parts
+    with a $ as variables. The rest would then be a password that everyone knows.
     """
     if text.startswith(("scrypt:", "pbkdf2:")):
         found = re.fullmatch(r"scrypt:([0-9]{1,9}):([0-9]{1,4}):([0-9]{1,4})\$[^$\s]+\$[0-9a-f]{128}", text)
@@ -139,17 +142,17 @@ class Config:
     data_dir: Path = Path(".data")
     """The folder in which the embedded store keeps its files where REDIS_URL is not set."""
     noticed: tuple[str, ...] = ()
-    """What may hurt in the environment beside the settings."""
+    """Warnings about what may do harm in the environment, beside the settings."""
 
     @property
     def store_url(self) -> str | None:
-        """REDIS_URL, with what the other settings say of its TLS."""
+        """Return REDIS_URL with the TLS options of the other settings; None where REDIS_URL is not set."""
         verify = self.redis_tls_verify == "full"
         return None if self.redis_url is None else redis_url.with_tls(self.redis_url, self.redis_ca, verify=verify)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is allowed and may hurt, a line for each, to be told at each start."""
+        """Return a line for each thing that is allowed but may do harm. Each start logs these lines."""
         return tuple(_warnings(self))
 
     @classmethod
@@ -159,7 +162,7 @@ class Config:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None, over: Mapping[str, Any] | None = None) -> "Config":
-        """Return the settings of the environment; a value in `over` under a variable's name wins.
+        """Return the settings of the environment. A value in `over` wins over the variable of the same name.
 
         An empty variable counts as not set. Raises ConfigError with a line for each mistake.
         """
@@ -198,14 +201,14 @@ def _text(name: str, source: Mapping[str, str]) -> str | None:
 
 
 def counts_folder() -> Path:
-    """The folder in which the workers of this master of gunicorn count their polls. gunicorn.conf.py makes it."""
+    """Return the folder in which the workers of this gunicorn master count their polls. gunicorn_conf makes it."""
     return Path(tempfile.gettempdir()) / f"eventpoll-{os.getuid()}-{os.getpid()}"
 
 
 def _unusable(source: Mapping[str, str]) -> Iterator[str]:
-    """A setting of a library's with which each poll would be a 500."""
+    """Yield a mistake if PROMETHEUS_MULTIPROC_DIR names an unusable folder. Each poll would be a 500 with it."""
     folder = source.get("PROMETHEUS_MULTIPROC_DIR") or source.get("prometheus_multiproc_dir")
-    if not folder or folder == str(counts_folder()):  # with --preload we are here before it is made
+    if not folder or folder == str(counts_folder()):  # with --preload, this runs before the folder is made
         return
     if not (Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         yield "PROMETHEUS_MULTIPROC_DIR: must name a folder that can be written to"

@@ -1,4 +1,4 @@
-"""Servers, ports, topologies and certificates for tests, benchmark and fault runs, of which it imports none."""
+"""Servers, ports, topologies and certificates for tests, benchmark and fault runs. It imports none of these three."""
 
 from pathlib import Path
 

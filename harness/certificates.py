@@ -1,4 +1,4 @@
-"""Certificates made on the spot: of an authority, of servers on loopback, of clients."""
+"""Certificates made at run time: for an authority, for servers on loopback and for clients."""
 
 import base64
 import datetime
@@ -17,7 +17,7 @@ HERE: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ipaddr
 
 
 class Certificate:
-    """A certificate and its key, signed by `by` or by itself: for this machine, or for the one named `host`."""
+    """A certificate and its key, signed by `by` or by itself. It is for this machine, or for the machine `host`."""
 
     def __init__(
         self, name: str, by: "Certificate | None" = None, subject: str | None = None, host: str | None = None
@@ -45,19 +45,19 @@ class Certificate:
         self.bound: dict[str, Any] = {"cnf": {"x5t#S256": self.thumbprint}}
 
     def rfc9440(self) -> str:
-        """Return it as RFC 9440 section 2.1 writes it: a byte sequence of structured fields."""
+        """Return the certificate as RFC 9440 section 2.1 writes it: a byte sequence of structured fields."""
         return f":{base64.b64encode(self.der).decode()}:"
 
     def escaped(self) -> str:
-        """Return it as nginx's $ssl_client_escaped_cert writes it."""
+        """Return the certificate as nginx's $ssl_client_escaped_cert writes it."""
         return quote(self.pem, safe="")
 
     def envoy(self, before: str = "") -> str:
-        """Return it as Envoy's x-forwarded-client-cert writes it."""
+        """Return the certificate as Envoy's x-forwarded-client-cert writes it."""
         return f'{before}Hash={hashlib.sha256(self.der).hexdigest()};Cert="{self.escaped()}";Subject="/C=GB/CN=tpp"'
 
     def files(self, directory: Path) -> tuple[str, str]:
-        """Write the certificate and the key, each to a file; return their names."""
+        """Write the certificate and the key, each to a file, and return the names of the files."""
         names = directory / f"{self.thumbprint}.pem", directory / f"{self.thumbprint}.key"
         names[0].write_text(self.pem)
         form = serialization.PrivateFormat.PKCS8

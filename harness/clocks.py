@@ -14,8 +14,10 @@ FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
 
 def preload(clock: Path) -> dict[str, str]:
-    """The environment in which a program goes by the clock that this file sets; but for the monotonic one, by which it
-    waits."""
+    """Return the environment in which a program takes the time from the file `clock`.
+
+    The monotonic clock stays real, because the program uses it to wait.
+    """
     return {
         "LD_PRELOAD": str(FAKETIME[0]),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
@@ -26,8 +28,11 @@ def preload(clock: Path) -> dict[str, str]:
 
 
 class Steppable(RedisServer):
-    """A server whose clock can be stepped, where libfaketime is installed, and a server that goes with it: pip's
-    Valkey does; Debian's Redis does not, as its allocator asks for the time before libfaketime can tell it."""
+    """A server whose clock can be stepped, if libfaketime is installed and works with the server's program.
+
+    libfaketime works with pip's Valkey, but not with Debian's Redis. The allocator of Debian's Redis asks for the time
+    before libfaketime can answer.
+    """
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         super().__init__(directory, *arguments)
@@ -36,7 +41,7 @@ class Steppable(RedisServer):
 
     @property
     def steppable(self) -> bool:
-        """Whether its clock obeys."""
+        """Return whether the clock of this server can be stepped."""
         return bool(FAKETIME) and self.programs.exists()
 
     def start(self) -> "Steppable":
@@ -51,7 +56,7 @@ class Steppable(RedisServer):
         return self
 
     def step(self, seconds: int) -> None:
-        """Set its clock so far ahead of this machine's, or behind it, and wait until it obeys."""
+        """Set the clock `seconds` ahead of this machine's (negative: behind), and wait until the server follows."""
         self.clock.write_text(f"{seconds:+d}")
         wait_for(lambda: abs(self._time() - time.time() - seconds) < 3, 60, 0.1)
 

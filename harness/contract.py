@@ -1,4 +1,4 @@
-"""Checks answers against /openapi.json: status, media type, headers and body."""
+"""Check answers against /openapi.json: status, media type, headers and body."""
 
 import base64
 import copy
@@ -23,7 +23,7 @@ PATHS = [
 
 
 def closed(shape: Any) -> Any:
-    """Return the same schemas without room for members that they do not name, so that undocumented ones are found."""
+    """Return the schemas, changed to refuse members that they do not name. So a check finds undocumented members."""
     if isinstance(shape, list):
         return [closed(each) for each in shape]
     if not isinstance(shape, dict):
@@ -36,7 +36,7 @@ def closed(shape: Any) -> Any:
 
 @lru_cache(maxsize=1)
 def registry() -> Registry[Any]:
-    """Return the document, in which references between its schemas are resolved."""
+    """Return a registry that resolves the references between the document's schemas."""
     told = copy.deepcopy(document())
     told["components"]["schemas"] = closed(told["components"]["schemas"])
     found: Registry[Any] = Registry().with_resource(WHERE, DRAFT202012.create_resource(told))
@@ -45,19 +45,19 @@ def registry() -> Registry[Any]:
 
 @cache
 def validator(*pointer: str) -> Validator:
-    """Return what checks values against the schema at that place of the document."""
+    """Return a validator for the schema at the place `pointer` of the document."""
     place = "/".join(part.replace("~", "~0").replace("/", "~1") for part in pointer)
     return Draft202012Validator({"$ref": f"{WHERE}#/{place}"}, registry=registry())
 
 
 def path_of(path: str) -> str | None:
-    """Return the path of the document that a request's path matches, if any."""
+    """Return the path of the document that a request's path matches, or None."""
     bare = path.partition("?")[0]
     return next((template for pattern, template in PATHS if pattern.fullmatch(bare)), None)
 
 
 def check(method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    """Raise AssertionError where the document has no such answer. Requests for which it has no call are passed over."""
+    """Raise AssertionError if the document has no such answer. Ignore requests for which it has no call."""
     template = path_of(path)
     call = document()["paths"].get(template or "", {}).get(method.lower())
     if template is None or call is None:
@@ -67,7 +67,7 @@ def check(method: str, path: str, status: int, headers: Mapping[str, str], body:
     assert told is not None, f"{where} is not documented: {body[:200]!r}"
     assert "x-fapi-interaction-id" in headers, where
     for name in {"WWW-Authenticate", "Retry-After"} & set(told["headers"]):
-        if status != 403:  # there, only of a token without a scope
+        if status != 403:  # a 403 has the header only for a token without a scope
             assert name.lower() in headers, f"{where} has no {name}"
     kind = headers.get("content-type", "").partition(";")[0]
     if not told.get("content"):
@@ -87,7 +87,7 @@ def check(method: str, path: str, status: int, headers: Mapping[str, str], body:
 
 
 def unpacked(content: Mapping[str, Any], value: Any) -> Any:
-    """Return the JSON that stands in base64 in WSO2's form; any other value as it is."""
+    """Return the JSON that WSO2's form holds in base64. Return any other value unchanged."""
     if "request" not in content["schema"].get("properties", {}):
         return value
     return json.loads(base64.b64decode(value["request"]))

@@ -1,4 +1,4 @@
-"""A token issuer on loopback: its keys, its tokens, its JWK Set, which may change or be out of reach."""
+"""A token issuer on loopback: its keys, its tokens, and its JWK Set, which may change or be unreachable."""
 
 import base64
 import json
@@ -22,11 +22,11 @@ KEYS: dict[str, Key] = {
     "EdDSA": OKPKey.generate_key("Ed25519", {"kid": "ed"}),
 }
 STRANGER = RSAKey.generate_key(2048, {"kid": "ps"})
-"""A key of somebody else's, with the kid of one of the issuer's."""
+"""A key of another party, with the kid of one of the issuer's keys."""
 
 
 def claims(client: str = "tpp", scope: str = "eventpolling", **others: Any) -> dict[str, Any]:
-    """Return the claims of a token of the client-credentials grant (RFC 9068 section 2.2). None takes a claim out."""
+    """Return the claims of a token of the client-credentials grant (RFC 9068 section 2.2). None removes a claim."""
     now = int(time.time())
     said = {
         "iss": NAME,
@@ -45,7 +45,7 @@ def claims(client: str = "tpp", scope: str = "eventpolling", **others: Any) -> d
 def sign(
     said: Mapping[str, Any] | bytes, alg: str = "PS256", key: Key | None = None, header: Mapping[str, Any] | None = None
 ) -> str:
-    """Return a token; None in `header` takes a member out."""
+    """Return a signed token. None in `header` removes a member."""
     key = key or KEYS[alg]
     members = {"alg": alg, "typ": "at+jwt", "kid": key.get("kid"), **(header or {})}
     protected = {name: value for name, value in members.items() if value is not None}
@@ -54,12 +54,12 @@ def sign(
 
 
 def token(client: str = "tpp", scope: str = "eventpolling", alg: str = "PS256", **others: Any) -> str:
-    """Return a good token, but for what `others` say."""
+    """Return a valid token, except for the claims in `others`."""
     return sign(claims(client, scope, **others), alg)
 
 
 def encoded(part: Any) -> str:
-    """Return one part of a compact serialisation."""
+    """Return `part` in base64url without padding, as one part of a compact serialisation."""
     text = part if isinstance(part, bytes) else json.dumps(part).encode()
     return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
@@ -70,7 +70,7 @@ def jwks(*keys: Key) -> str:
 
 
 def settings(source: str | None = None) -> dict[str, str]:
-    """Return the settings of a service that takes these tokens."""
+    """Return the settings of a service that accepts these tokens. `source` replaces the JWK Set."""
     return {
         "EVENTPOLL_TOKEN_ISSUER": NAME,
         "EVENTPOLL_TOKEN_AUDIENCE": AUDIENCE,
@@ -88,8 +88,8 @@ class Issuer:
 
     def __init__(self) -> None:
         self.published = jwks()
-        self.body: bytes | None = None  # instead of what is published
-        self.headers: Mapping[str, str] = {}  # of the last fetch
+        self.body: bytes | None = None  # replaces `published` in the answer
+        self.headers: Mapping[str, str] = {}  # of the last request
         self.more_headers: dict[str, str] = {}  # of the answer
         self.status = 200
         self.asked = 0
@@ -114,14 +114,14 @@ class Issuer:
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
-        """End the server for good."""
+        """Stop the server for good."""
         self.server.shutdown()
         self.server.server_close()
 
 
 @contextmanager
 def running() -> Iterator[Issuer]:
-    """Run an issuer for a while."""
+    """Run an issuer until the block ends."""
     issuer = Issuer()
     try:
         yield issuer

@@ -1,4 +1,4 @@
-"""nginx with deploy/nginx.conf before the service."""
+"""nginx with deploy/nginx.conf in front of the service."""
 
 import http.client
 import os
@@ -18,18 +18,20 @@ from harness.service import Reply, Server
 from harness.waiting import wait_for
 
 AUTHORITY = Certificate("Authority")
-"""The authority whose certificates nginx takes."""
+"""The authority whose certificates nginx accepts."""
 
 NOW = '{"returnImmediately": true}'
 INSIDE, OUTSIDE = "127.0.0.1", "127.0.0.2"
-"""Addresses: of the bank, with BANKS_OWN, and of somebody else."""
+"""The address of the bank, with BANKS_OWN, and the address of another client."""
 BANKS_OWN = {"127.0.0.0/8 1": f"{INSIDE} 1"}
 PROGRAM = shutil.which("nginx", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin") or "nginx"
 
 
 class Nginx:
-    """nginx with deploy/nginx.conf as it stands, but for the port, the place of its files, where the service is, and
-    `changes`: a text of the file -> what stands there instead."""
+    """nginx with deploy/nginx.conf, unchanged but for the port, file paths, the service's address and `changes`.
+
+    `changes` maps a text of the file to its replacement.
+    """
 
     def __init__(self, directory: Path, service: Server, changes: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
@@ -60,12 +62,12 @@ class Nginx:
         self.command = [PROGRAM, "-p", str(directory), "-c", configuration, "-e", log]
 
     def check(self) -> "subprocess.CompletedProcess[str]":
-        """Have nginx check its files."""
+        """Let nginx check its files, and return the finished process."""
         return subprocess.run([*self.command, "-t"], capture_output=True, text=True, timeout=60)
 
     @contextmanager
     def running(self) -> Iterator["Nginx"]:
-        """Run it for a while."""
+        """Run nginx until the block ends."""
         process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             wait_for(lambda: (self.directory / "pid").exists(), 10)
@@ -83,7 +85,7 @@ class Nginx:
         shown: Certificate | None = None,
         source: str = INSIDE,
     ) -> Reply:
-        """Make one request from the address `source`, with the certificate that is shown."""
+        """Make one request from the address `source`, with `shown` as the client certificate."""
         context = ssl.create_default_context(cadata=AUTHORITY.pem)
         if shown is not None:
             context.load_cert_chain(*shown.files(self.directory))
@@ -99,7 +101,7 @@ class Nginx:
 
     @contextmanager
     def opened(self, sent: bytes, source: str = INSIDE) -> Iterator[ssl.SSLSocket]:
-        """Open a connection from the address `source`, and send these very bytes on it."""
+        """Open a connection from the address `source`, and send exactly these bytes on it."""
         context = ssl.create_default_context(cadata=AUTHORITY.pem)
         with (
             socket.create_connection(("127.0.0.1", self.port), 30, (source, 0)) as plain,
@@ -109,7 +111,7 @@ class Nginx:
             yield connection
 
     def raw(self, sent: bytes, source: str = INSIDE) -> Reply:
-        """Return the answer to these very bytes."""
+        """Return the answer to exactly these bytes."""
         with self.opened(sent, source) as connection:
             answer = http.client.HTTPResponse(connection)
             answer.begin()

@@ -1,20 +1,22 @@
-"""Ports for the servers that we start."""
+"""Ports for the servers that the harness starts."""
 
 import socket
 import sys
 
 KEPT: list[socket.socket] = []
-"""Sockets that keep the ports which free_port gave: bound, and never listening."""
+"""Sockets that keep the ports of free_port reserved. They are bound and never listen."""
 
 
 def free_port() -> int:
-    """Return a port on which nobody listens. On Linux it stays ours until this process ends: nobody else gets it before
-    the server that it is for listens there, or while that server is killed; and no client that an earlier server left
-    behind finds another server at its old port."""
+    """Return a port on which nobody listens. On Linux the port stays reserved until this process ends.
+
+    So no other program can take the port before its server listens there, or after a test kills that server. And no
+    client of an earlier server finds another server at its old port.
+    """
     probe = socket.socket()
     probe.bind(("127.0.0.1", 0))
     port = int(probe.getsockname()[1])
-    if sys.platform == "linux":  # servers set SO_REUSEADDR, and may listen at a port that is bound with it
+    if sys.platform == "linux":  # a server that sets SO_REUSEADDR may listen at a port that is bound with it
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         KEPT.append(probe)
     else:

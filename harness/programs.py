@@ -1,4 +1,4 @@
-"""The programs that we start: their environment, their command lines, their processes."""
+"""The programs that the harness starts: their environment, command lines and processes."""
 
 import os
 import shutil
@@ -13,16 +13,16 @@ COVERAGE = "COVERAGE_PROCESS_CONFIG"
 
 
 def environment(*, counted: bool = True) -> dict[str, str]:
-    """Return the few variables of ours that a program needs; its settings come from the caller alone.
+    """Return the few of our environment variables that a program needs. Its settings come only from the caller.
 
-    `counted`: whether what it runs counts for coverage, which takes time.
+    With `counted`, coverage measures what the program runs, which takes time.
     """
     names = (*INHERITED, COVERAGE) if counted else INHERITED
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def redis_program() -> str:
-    """Return the redis-server on PATH, else pip's Valkey."""
+    """Return the redis-server on PATH, or else pip's Valkey."""
     return shutil.which("redis-server") or binary()
 
 
@@ -32,7 +32,7 @@ def gunicorn(*arguments: str, config: Path = ROOT / "gunicorn.conf.py") -> list[
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process started; none where it has ended."""
+    """Return the ids of the processes that a process started; [] if it has ended."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
@@ -40,7 +40,7 @@ def children(pid: int) -> list[int]:
 
 
 def is_running(pid: int) -> bool:
-    """Return whether a process is there, and is more than a zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

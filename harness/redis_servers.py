@@ -26,7 +26,7 @@ class RedisServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "RedisServer":
-        """Start it on the files that are there, and wait until it answers."""
+        """Start the server on the existing files, and wait until it answers."""
         settings = [
             "--port",
             str(self.port),
@@ -46,7 +46,7 @@ class RedisServer:
         return self
 
     def ask(self, command: bytes) -> bytes:
-        """Return the raw reply to an inline command; empty where nobody answers."""
+        """Return the raw reply to an inline command; b"" if the server does not answer."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
                 connection.sendall(command + b"\r\n")
@@ -55,7 +55,7 @@ class RedisServer:
             return b""
 
     def kill(self, how: int = signal.SIGKILL) -> None:
-        """End it, and wait until it has ended."""
+        """Send the signal `how` to the server, and wait until the server has ended."""
         if self.process is not None:
             self.process.send_signal(how)
             self.process.wait()
@@ -64,7 +64,7 @@ class RedisServer:
 
 @dataclass(frozen=True)
 class Tls:
-    """The files of a server that takes nothing but TLS with a client certificate; its clients show the same."""
+    """The files of a server that accepts only TLS with a client certificate. Its clients use the same certificate."""
 
     authority: str
     certificate: str
@@ -83,12 +83,12 @@ class Tls:
 
     @property
     def options(self) -> dict[str, str]:
-        """Return the options of a client by redis-py's names, which are those of a REDIS_URL too."""
+        """Return the options of a client by redis-py's names, which a REDIS_URL uses too."""
         return {"ssl_ca_certs": self.authority, "ssl_certfile": self.certificate, "ssl_keyfile": self.key}
 
 
 class TlsRedisServer(RedisServer):
-    """A server that speaks nothing but TLS."""
+    """A server that accepts only TLS."""
 
     name = "127.0.0.1"
     """The name in its certificate."""
@@ -101,7 +101,7 @@ class TlsRedisServer(RedisServer):
         self.url = self.url.replace("redis:", "rediss:")
 
     def ask(self, command: bytes) -> bytes:
-        """Return the raw reply to an inline command; empty where nobody answers."""
+        """Return the raw reply to an inline command; b"" if the server does not answer."""
         context = ssl.create_default_context(cafile=self.tls.authority)
         context.load_cert_chain(self.tls.certificate, self.tls.key)
         try:

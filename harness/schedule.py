@@ -1,4 +1,4 @@
-"""Which process runs which test, where the suite runs on several: what takes long comes first, and is taken apart."""
+"""Distribute tests over the processes of a parallel run. Long files come first, and some of them are split."""
 
 from pathlib import PurePath
 from typing import Any
@@ -16,7 +16,7 @@ APART = (
     "test_faults",
     "test_properties",
 )
-"""Files of long tests that share no server: each of their tests goes to the next process that is free."""
+"""Files of long tests that share no server. Each of their tests goes to the next free process."""
 
 LONG = (
     *APART,
@@ -29,16 +29,19 @@ LONG = (
     "test_embedded",
     "test_rotation",
 )
-"""Files that come before all others, in this order. One that came last would keep one process busy, and no other."""
+"""Files that come before all others, in this order. A long file at the end would keep only one process busy."""
 
 
 def longest_first(items: list[pytest.Item]) -> None:
-    """Sort what was collected; all other files stay behind these, in their order."""
+    """Sort the collected tests: the files of LONG come first, and all others follow in their order."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 class TakenApart(LoadFileScheduling):  # type: ignore[misc]
-    """A file goes to one process, which starts its servers once; of the files in APART each test goes alone."""
+    """A schedule that gives each file to one process, which starts the file's servers once.
+
+    The tests of the files in APART are distributed one by one.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
@@ -46,8 +49,8 @@ class TakenApart(LoadFileScheduling):  # type: ignore[misc]
 
 
 def scheduler(config: pytest.Config, log: Any) -> TakenApart | None:
-    """Return what distributes the tests of --dist loadfile; None leaves any other to xdist."""
+    """Return the schedule for --dist loadfile. For any other --dist, return None and so leave the schedule to xdist."""
     if config.getoption("dist") != "loadfile":
         return None
-    config.option.loadscopereorder = False  # most tests first: the long files have few
+    config.option.loadscopereorder = False  # xdist would put files with most tests first; the long files have few tests
     return TakenApart(config, log)

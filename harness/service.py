@@ -1,4 +1,4 @@
-"""The service as the Procfile starts it, and whoever calls it: a bank, TPPs, gateways."""
+"""The service as the Procfile starts it, and its callers: a bank, TPPs and gateways."""
 
 import base64
 import http.client
@@ -28,7 +28,7 @@ BANK_SETTINGS = {
 
 @dataclass
 class Reply:
-    """An HTTP answer, read whole."""
+    """A complete HTTP answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -62,8 +62,10 @@ class Server:
         auth: tuple[str, str] | None = None,
         timeout: float = 40,
     ) -> Reply:
-        """Make one request on a connection of its own, with no header but those given, and check its answer against
-        /openapi.json."""
+        """Make one request on a connection of its own, and check the answer against /openapi.json.
+
+        The request has only the given headers, and the one for `auth`. `timeout` is in seconds.
+        """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             sent = dict(headers or {})
@@ -78,7 +80,7 @@ class Server:
         return reply
 
     def raw(self, text: bytes) -> Reply:
-        """Return the answer to these very bytes."""
+        """Return the answer to exactly these bytes."""
         with socket.create_connection(("127.0.0.1", self.port), 20) as connection:
             connection.sendall(text)
             answer = http.client.HTTPResponse(connection)
@@ -86,7 +88,7 @@ class Server:
             return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
 
     def bank(self, method: str, path: str, value: Any = None, **options: Any) -> Reply:
-        """Make a call of the bank's, with a JSON body."""
+        """Make a call as the bank, with a JSON body if `value` is given."""
         headers = {"Content-Type": "application/json"} if value is not None else {}
         body = json.dumps(value) if value is not None else None
         return self.request(method, path, body, {**headers, **options.pop("headers", {})}, BANK, **options)
@@ -118,7 +120,7 @@ class Server:
         return self.request("POST", path, "request=" + text.replace("+", "%2B"), headers, BANK)
 
     def stop(self, how: int = signal.SIGTERM, seconds: float = 40) -> int:
-        """Signal the master, wait for its end, and return its exit code."""
+        """Send the signal `how` to the master, wait until it has ended, and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(how)
         return self.process.wait(seconds)
@@ -130,7 +132,10 @@ def basic(username: str, password: str) -> str:
 
 
 def start_server(environ: Mapping[str, str], directory: Path, workers: int = 1, port: int | None = None) -> Server:
-    """Start gunicorn in `directory` (where .data would be) with exactly these settings, and wait until it answers."""
+    """Start gunicorn with exactly these settings, and wait until it answers.
+
+    `directory` is its working directory, where .data would be. Without `port`, the service gets a free port.
+    """
     port = port or free_port()
     directory.mkdir(parents=True, exist_ok=True)
     settings = {**environment(), "PORT": str(port), "WEB_CONCURRENCY": str(workers), **environ}

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def set_of(jti: str, events: Any = None, **claims: Any) -> str:
-    """Return a SET as a bank may have signed it: its form is right, and its signature is not ours to judge."""
+    """Return a SET as a bank may have signed it. Its form is right, and its signature is a placeholder."""
     payload = {
         "iss": "https://bank.example",
         "iat": 1516239022,

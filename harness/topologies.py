@@ -1,4 +1,4 @@
-"""More than one Redis: a Cluster, and a primary with a replica and Sentinels, each of real servers on this machine."""
+"""Several Redis servers on this machine: a Cluster, or a primary with a replica and Sentinels. All are real."""
 
 import subprocess
 from collections.abc import Iterator
@@ -21,8 +21,11 @@ SLOTS = 16_384
 def cluster(
     directory: Path, primaries: int = 3, replicas: int = 0, tls: Tls | None = None
 ) -> Iterator[list[RedisServer]]:
-    """Start a Redis Cluster; the primaries come first, then a replica of each in turn. The nodes give up one that is
-    silent for three seconds, so that one second of a slow machine or disk causes no failover."""
+    """Run a Redis Cluster until the block ends. Yield its servers: first the primaries, then a replica of each in turn.
+
+    The nodes give up a node that is silent for three seconds. So one second of a slow machine or disk causes no
+    failover.
+    """
     nodes = []
     for number in range(primaries + replicas):
         port = str(free_port())
@@ -62,11 +65,11 @@ def cluster(
 def sentinels(
     directory: Path, number: int = 3, tls: Tls | None = None, patience: float = 1.0
 ) -> Iterator[tuple[list[RedisServer], list[int]]]:
-    """Start a primary, its replica, and the Sentinels that watch them under the name `eventpoll`. Yields the servers,
-    and the ports of the Sentinels.
+    """Run a primary, its replica, and Sentinels that watch them under the name `eventpoll`, until the block ends.
 
-    `patience`: seconds after which the Sentinels give up a silent server. A test that wants no failover takes many: a
-    busy machine or disk may hold a server up for one.
+    Yields the servers and the ports of the Sentinels. `patience` is the number of seconds after which the Sentinels
+    give up a silent server. A test without failover needs a high value, because a busy machine or disk may delay a
+    server by one second.
     """
     primary = redis_server(directory / "primary", "--repl-diskless-sync-delay", "0", tls=tls).start()
     replica = redis_server(directory / "replica", "--replicaof", "127.0.0.1", str(primary.port), tls=tls).start()

@@ -1,4 +1,4 @@
-"""Waiting for what is expected, and never for a time."""
+"""Wait for a condition, never for a fixed time."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60.0, pause: float = 0.01) -> Any:
-    """Return the first true answer of `what`. Raises AssertionError after `seconds`."""
+    """Call `what` every `pause` seconds, and return its first true answer. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if answer := what():
@@ -16,6 +16,6 @@ def wait_for(what: Callable[[], Any], seconds: float = 60.0, pause: float = 0.01
 
 
 def early_in_the_hour() -> None:
-    """Wait for the next hour if this one is nearly over, so that what is counted next is counted in one hour."""
+    """Wait for the next hour if this hour is nearly over, so that the next counts fall into one hour."""
     if (left := 3600 - time.time() % 3600) < 15:
         time.sleep(left + 0.1)

@@ -12,7 +12,7 @@ from harness.programs import environment
 from harness.service import ISSUER
 
 KEY = json.dumps({"keys": [ECKey.generate_key("P-256", {"kid": "inbox"}).as_dict(private=True)]})
-"""The JWK Set with which they sign."""
+"""The JWK Set with which the workers sign."""
 
 
 class Workers:
@@ -30,7 +30,7 @@ class Workers:
         self.running: list[subprocess.Popen[bytes]] = []
 
     def start(self, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
-        """Start one more."""
+        """Start one more worker process."""
         with self.log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "flask", "eventpoll", "worker", *arguments],
@@ -43,11 +43,11 @@ class Workers:
         return process
 
     def once(self, **settings: str) -> None:
-        """Work until the inbox is empty."""
+        """Run one worker until the inbox is empty. Raises AssertionError with the log if the worker fails."""
         assert self.start("--once", **settings).wait(60) == 0, self.log.read_text()
 
     def stop(self) -> None:
-        """Kill those that still run."""
+        """Kill the workers that still run."""
         for process in self.running:
             if process.poll() is None:
                 process.kill()

@@ -1,4 +1,4 @@
-"""flask eventpoll check: what would hurt in production: the settings, the store, the keys."""
+"""flask eventpoll check: find settings, store options and keys that would do harm in production."""
 
 import re
 import sys
@@ -25,14 +25,14 @@ STRENGTH = {"no": 0, "everysec": 1, "always": 2}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: an `error` loses SETs or stops the service, a `warning` wants a look, `ok` is right."""
+    """One finding. An `error` loses SETs or stops the service, a `warning` needs attention, `ok` is right."""
 
     level: str
     what: str
 
 
 def findings(service: Service, appendfsync: str) -> Iterator[Finding]:
-    """All that is worth a word; `appendfsync` is the least that the store must do."""
+    """Yield every finding; `appendfsync` is the weakest value that the store may have."""
     yield from _settings(service)
     try:
         yield from _store(service, appendfsync)
@@ -96,7 +96,7 @@ def _clock(clock: Clock, told: float, skew: float) -> Iterator[Finding]:
 
 
 def _program(facts: Facts) -> Finding:
-    """Say which program runs the embedded store, and who mends it."""
+    """Return a finding that names the program of the embedded store, and says whose updates fix it."""
     runs = f"the embedded store runs on {facts.program}"
     if SHIPPED not in Path(facts.program).parts:
         return Finding("ok", f"{runs}: your system's updates mend it, once all that uses the store was stopped")
@@ -154,7 +154,7 @@ def _store_settings(settings: dict[str, str], appendfsync: str) -> Iterator[Find
 @as_json
 @with_service
 def check_(service: Service, appendfsync: str, as_json: bool) -> None:
-    """Say what would hurt in production. Exit code 1 if something would lose SETs or stop the service."""
+    """Report what would do harm in production. The exit code is 1 if something would lose SETs or stop the service."""
     found = list(findings(service, appendfsync))
     rows = [{"level": each.level, "what": each.what} for each in found]
     show({"findings": rows}, as_json, lambda: [f"{row['level']:<8}{row['what']}" for row in rows])

@@ -1,4 +1,4 @@
-"""The one group of commands: the blueprint's application, the console script and Flask's plugins all use it."""
+"""The group of all commands. The application, the console script and Flask's plugins use this one group."""
 
 import click
 
@@ -13,7 +13,7 @@ from eventpoll.cli.worker import worker
 @click.group("eventpoll")
 @click.version_option(__version__, message="eventpoll %(version)s")
 def group() -> None:
-    """Make streams of Security Event Tokens, fill them, and see what became of each SET."""
+    """Make streams of Security Event Tokens, fill them, and follow each SET."""
 
 
 for command in (add_tpp, push, streams, peek, errors, requeue, purge, worker, keygen, hash_password, check_):

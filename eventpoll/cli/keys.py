@@ -1,4 +1,4 @@
-"""flask eventpoll keygen: make keys that sign."""
+"""flask eventpoll keygen, hash-password: make signing keys, and hash the bank's password."""
 
 import sys
 from typing import Any, BinaryIO
@@ -20,7 +20,7 @@ from eventpoll.sets.json import Malformed, read_object
 @click.option("--before", type=click.File("rb"), help="A JWK Set: the new key is put before its keys, to rotate.")
 @as_json
 def keygen(alg: str, before: BinaryIO | None, as_json: bool) -> None:
-    """Make a signing key: prints a private JWK Set for EVENTPOLL_SIGNING_KEYS. It is JSON with and without --json."""
+    """Make a signing key. Prints a private JWK Set for EVENTPOLL_SIGNING_KEYS, as JSON with and without --json."""
     options: KeyParameters = {"alg": alg, "use": "sig"}
     key: Key
     if alg in ("PS256", "RS256"):
@@ -46,8 +46,10 @@ def keygen(alg: str, before: BinaryIO | None, as_json: bool) -> None:
 @click.command("hash-password")
 @as_json
 def hash_password(as_json: bool) -> None:
-    """Print the hash of the bank's password, for EVENTPOLL_BANK_PASSWORD. Reads the password from standard input, or
-    asks for it on a terminal."""
+    """Print the hash of the bank's password, for EVENTPOLL_BANK_PASSWORD.
+
+    Reads the password from standard input, or asks for it on a terminal.
+    """
     if sys.stdin.isatty():
         password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     else:

@@ -1,4 +1,4 @@
-"""What every command at the shell shares: names, errors, JSON or tables."""
+"""Helpers that all commands share: names of TPPs, errors, JSON and tables."""
 
 import json
 import os
@@ -23,7 +23,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and 
 
 
 class Name(click.ParamType[str]):
-    """The name of a TPP."""
+    """The click type of a TPP's name."""
 
     name = "tpp"
 
@@ -38,7 +38,10 @@ TPP = Name()
 
 
 def with_service(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the service of the application."""
+    """Return the command with the application's service as its first argument.
+
+    The command raises ClickException where the application has no eventpoll.
+    """
 
     @with_appcontext
     @wraps(command)
@@ -53,7 +56,7 @@ def with_service(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Errors as one line, and exit code 1."""
+    """Report an error of the block as one line, and exit with code 1."""
     try:
         yield
     except Unavailable as error:
@@ -63,10 +66,13 @@ def told() -> Iterator[None]:
 
 
 def close_output() -> None:
-    """Have nobody else read the file that standard output goes to, if it is one: a secret is printed next."""
+    """Remove the access of other users to the file that standard output goes to, if it goes to a regular file.
+
+    A command calls this before it prints a secret. Otherwise others could read the secret in that file.
+    """
     try:
         found = os.fstat(sys.stdout.fileno())
-    except (OSError, ValueError):  # it is no file of the system's
+    except (OSError, ValueError):  # standard output has no file descriptor
         return
     if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
         try:
@@ -77,7 +83,7 @@ def close_output() -> None:
 
 
 def show(value: Any, as_json: bool, lines: Callable[[], Sequence[str]]) -> None:
-    """Print a value as JSON, or as lines that a person reads."""
+    """Print a value as JSON, or else as the lines for a person that `lines` returns."""
     if as_json:
         show_json(value)
     else:
@@ -86,12 +92,18 @@ def show(value: Any, as_json: bool, lines: Callable[[], Sequence[str]]) -> None:
 
 
 def show_json(value: Any) -> None:
-    """One line of JSON in ASCII: no terminal acts on what a TPP wrote, and no encoding lacks a character."""
+    """Print a value as one line of JSON in ASCII.
+
+    ASCII keeps a terminal from interpreting what a TPP wrote, and every encoding can write it.
+    """
     click.echo(json.dumps(value))
 
 
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str], empty: str) -> list[str]:
-    """Rows under their column names, each column as wide as it needs."""
+    """Return the lines of a table with column names, each column as wide as its widest cell.
+
+    Without rows, returns the line `empty`.
+    """
     if not rows:
         return [empty]
     cells = [[column.replace("_", " ") for column in columns]]
@@ -101,7 +113,7 @@ def table(rows: Sequence[dict[str, Any]], columns: Sequence[str], empty: str) ->
 
 
 def cell(value: Any) -> str:
-    """Return what a terminal may be shown of a value: nothing that it would act on or cannot write."""
+    """Return a value as text, without characters that a terminal would interpret or cannot write; "-" for None."""
     text = "-" if value is None else str(value)
     shown = "".join(character if character.isprintable() else "?" for character in text)
     encoding = sys.stdout.encoding or "utf-8"

@@ -1,4 +1,4 @@
-"""flask eventpoll push, peek, errors, requeue, purge: fill streams, and see what became of each SET."""
+"""flask eventpoll push, peek, errors, requeue, purge: fill streams, and follow each SET."""
 
 import sys
 import time
@@ -26,9 +26,9 @@ from eventpoll.web import representations
 @as_json
 @with_service
 def push(service: Service, tpp: str, file: BinaryIO, batch: bool, as_json: bool) -> None:
-    """Queue the SET, or mint the event, that FILE holds (standard input without FILE).
+    """Queue the SET in FILE, or mint and queue the event in FILE (standard input without FILE).
 
-    A SET is its compact serialisation; an event is JSON: {"events": {…}, "sub"?, "txn"?, "toe"?, "jti"?, "scope"?}.
+    A SET is in compact serialisation. An event is JSON: {"events": {…}, "sub"?, "txn"?, "toe"?, "jti"?, "scope"?}.
     """
     if batch:
         _push_batch(service, tpp, file, as_json)
@@ -42,7 +42,7 @@ def push(service: Service, tpp: str, file: BinaryIO, batch: bool, as_json: bool)
 
 
 def _push_batch(service: Service, tpp: str, file: BinaryIO, as_json: bool) -> None:
-    """Push line by line, with a progress bar on a terminal; exit code 1 if a line was refused."""
+    """Push a file line by line, with a progress bar on a terminal. Exit with code 1 if a line was refused."""
     with told():
         service.transmitter.store.status(tpp)
         size = file.seek(0, 2) if file.seekable() else 0
@@ -70,7 +70,10 @@ def _push_batch(service: Service, tpp: str, file: BinaryIO, as_json: bool) -> No
 
 
 def _numbered(file: BinaryIO, numbers: deque[int], read: Callable[[int], None] | None) -> Iterator[bytes]:
-    """The lines that hold something; their numbers go to `numbers`, the bytes of each line to `read`."""
+    """Yield the lines that are not blank, and append their numbers to `numbers`.
+
+    `read` is called with the length in bytes of every line, blank or not.
+    """
     for number, line in enumerate(file, 1):
         if read is not None:
             read(len(line))
@@ -87,7 +90,7 @@ def _numbered(file: BinaryIO, numbers: deque[int], read: Callable[[int], None] |
 @as_json
 @with_service
 def peek(service: Service, tpp: str, jti: str | None, state: str | None, limit: int, as_json: bool) -> None:
-    """Tell which SETs are on a stream, oldest first, without touching them; or all about the one with JTI."""
+    """List the SETs of a stream, oldest first, without changing them. With JTI, print everything about that SET."""
     transmitter = service.transmitter
     if jti is not None:
         with told():
@@ -119,7 +122,7 @@ def _history(record: SetRecord) -> list[str]:
 @as_json
 @with_service
 def errors(service: Service, tpp: str, as_json: bool) -> None:
-    """Tell which SETs are parked, and why."""
+    """List the parked SETs of a TPP, and why each is parked."""
     with told():
         rows = [representations.secevent(record) for record in service.transmitter.parked(tpp)]
     columns = ("jti", "err", "description", "deliveries", "pushed_at", "parked_at")
@@ -133,7 +136,7 @@ def errors(service: Service, tpp: str, as_json: bool) -> None:
 @as_json
 @with_service
 def requeue(service: Service, tpp: str, jtis: Sequence[str], every: bool, as_json: bool) -> None:
-    """Put parked SETs back: they are delivered again, as if for the first time."""
+    """Put parked SETs back into the stream. They are delivered again, as if for the first time."""
     _each_parked(service, tpp, jtis, every, service.transmitter.store.requeue, "requeued", as_json)
 
 
@@ -144,7 +147,7 @@ def requeue(service: Service, tpp: str, jtis: Sequence[str], every: bool, as_jso
 @as_json
 @with_service
 def purge(service: Service, tpp: str | None, jtis: Sequence[str], every: bool, as_json: bool) -> None:
-    """Discard parked SETs of a TPP for good. Without a TPP: take out, on all streams, SETs past their retention."""
+    """Discard parked SETs of a TPP for good. Without a TPP, remove SETs past their retention from all streams."""
     if tpp is not None:
         _each_parked(service, tpp, jtis, every, service.transmitter.store.discard, "discarded", as_json)
         return
@@ -162,7 +165,10 @@ def _each_parked(
     done: str,
     as_json: bool,
 ) -> None:
-    """Do something to each SET named, or to every parked one; the rest goes on where one fails, with exit code 1."""
+    """Call `what` for each SET in `jtis`, or with `every` for each parked SET, and print the results.
+
+    After a refusal the next SETs are still done, and the exit code is 1. An unavailable store ends the command.
+    """
     if every == bool(jtis):
         raise click.UsageError("say which: one JTI or more, or --all")
     results: list[dict[str, str]] = []

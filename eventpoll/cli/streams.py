@@ -1,4 +1,4 @@
-"""flask eventpoll add-tpp, streams: make streams, and see how they stand."""
+"""flask eventpoll add-tpp, streams: make streams, and print their state."""
 
 import click
 
@@ -13,7 +13,7 @@ from eventpoll.web import representations
 @as_json
 @with_service
 def add_tpp(service: Service, tpp: str, as_json: bool) -> None:
-    """Make the stream of a TPP, and print its secret, this once."""
+    """Make the stream of a TPP, and print its secret. The secret is printed only once."""
     secret = door.new_secret()
     with told():
         if not service.transmitter.configure(tpp, door.hash_of(secret), {}):
@@ -27,7 +27,7 @@ def add_tpp(service: Service, tpp: str, as_json: bool) -> None:
 @as_json
 @with_service
 def streams(service: Service, as_json: bool) -> None:
-    """Tell how each stream stands."""
+    """Print the state of each stream."""
     transmitter = service.transmitter
     with told():
         rows = [

@@ -1,4 +1,4 @@
-"""flask eventpoll worker: what goes on without a request."""
+"""flask eventpoll worker: mint the events of the inbox and remove expired SETs, outside of requests."""
 
 import logging
 import signal
@@ -24,9 +24,9 @@ PAUSE_SECONDS = 2.0
 @click.option("--once", is_flag=True, help="Until the inbox is empty, then stop.")
 @with_service
 def worker(service: Service, once: bool) -> None:
-    """Mint what is in the inbox, and take out expired SETs, until stopped (SIGTERM).
+    """Mint the events of the inbox, and remove expired SETs, until SIGTERM or SIGINT.
 
-    Any number of workers may run. Without signing keys the inbox is left alone.
+    Any number of workers may run. Without signing keys or an issuer, the worker does not read the inbox.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for warning in service.warnings:
@@ -41,7 +41,7 @@ def worker(service: Service, once: bool) -> None:
     except NewerLayout as error:
         raise click.ClickException(str(error)) from None
     except Unavailable:
-        pass  # the loop tries again
+        pass  # the loop below tries again
     minter = service.transmitter.minter
     minting = minter.keys is not None and minter.issuer is not None
     if not minting:
@@ -59,13 +59,13 @@ def worker(service: Service, once: bool) -> None:
             if time.monotonic() - swept >= SWEEP_SECONDS or not swept:
                 service.transmitter.sweep_all()
                 swept = time.monotonic()
-            service.transmitter.store.clock.check()  # before entries are taken that could not be pushed
+            service.transmitter.store.clock.check()  # with a wrong clock, entries taken here could not be pushed
             worked = inbox.step(0 if once else inbox.wait_ms) if minting else 0
         except Unavailable as error:
             if once:
                 raise click.ClickException(f"the store is not available: {error}") from None
             click.echo(f"The store is not available: {error}. Trying again.", err=True)
-            joined = False  # it may come back empty
+            joined = False  # the store may come back empty, without the consumer group
             time.sleep(PAUSE_SECONDS)
             continue
         if once and not worked:

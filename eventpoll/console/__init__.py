@@ -1,1 +1,1 @@
-"""The operator's pages. May use: api, service, web, delivery, sets, store, errors."""
+"""Web pages for the bank's operators. May use: api, service, web, delivery, sets, store, errors."""

@@ -1,4 +1,4 @@
-"""How the console's pages are made: templates that escape everything, times and ages in words, bars, JSON to read."""
+"""Render the console's pages: templates that escape everything, times and ages in words, bars, indented JSON."""
 
 import base64
 import binascii
@@ -22,10 +22,10 @@ POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 LATE = 86400
-"""Seconds after which a SET that is pending or in flight says that its stream is behind."""
+"""Seconds. A stream is behind if a SET is pending or in flight for longer."""
 
 DEEPEST = 20
-"""Levels by which JSON is indented."""
+"""The deepest level to which JSON is indented."""
 
 COUNTED = ("pushed", "delivered", "acked")
 TOKENS = re.compile(STRING + r'|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
@@ -33,7 +33,7 @@ TITLES = {401: "Who are you?", 403: "Not allowed", 404: "Not found", 500: "Our m
 
 
 def page(name: str, code: int = 200, **values: Any) -> Response:
-    """A page, from its template; `code` is the HTTP status."""
+    """Return a page made from the template `name`; `code` is the HTTP status."""
     values = {"done": "", "now": datetime.now(UTC), "interaction_id": "", **values}
     response = Response(templates.get_template(f"{name}.html").render(values), code)
     response.headers["Content-Type"] = "text/html; charset=utf-8"
@@ -42,12 +42,12 @@ def page(name: str, code: int = 200, **values: Any) -> Response:
 
 
 def wanted() -> bool:
-    """Whether a refusal is for a person with a browser, who was about to see the console."""
+    """Return whether the request is for the console and accepts HTML, so that a refusal must be a page."""
     return f"{request.path}/".startswith(f"{root()}/") and "text/html" in request.headers.get("Accept", "")
 
 
 def refused(refusal: Refused, interaction_id: str) -> Response | None:
-    """A refusal, as a page; None where no page is wanted."""
+    """Return a refusal as a page, or None where the request does not ask for a page."""
     if not wanted():
         return None
     status = refusal.row.status
@@ -57,7 +57,7 @@ def refused(refusal: Refused, interaction_id: str) -> Response | None:
     return response
 
 
-# -- what the templates use --------------------------------------------------------------------------------------
+# -- for the templates -------------------------------------------------------------------------------------------
 
 
 def root() -> str:
@@ -66,21 +66,27 @@ def root() -> str:
 
 
 def at(*segments: str, **query: object) -> str:
-    """The address of a page of the console, wherever the service is mounted."""
+    """Return the address of a console page, with the prefix at which the service is mounted.
+
+    `segments` form the path, `query` the query string. Empty and None values of `query` are left out.
+    """
     path = "".join("/" + quote(segment, safe="") for segment in segments)
     asked = urlencode({name: value for name, value in query.items() if value not in ("", None)})
     return f"{request.script_root}{root()}{path}" + (f"?{asked}" if asked else "")
 
 
 def at_set(tpp: str, jti: str, **query: object) -> str:
-    """The address of a SET's page. What a browser would take for a way up goes by the search."""
+    """Return the address of a SET's page.
+
+    A browser would resolve a "." or ".." in the jti as part of the path. The address of such a SET uses the search.
+    """
     if {".", ".."} & set(re.split(r"[/\\]", jti)):
         return at("search", tpp=tpp, jti=jti, **query)
     return at("streams", tpp, "sets", jti, **query)
 
 
 def visible(text: str) -> str:
-    """A text of someone else's, with what cannot be seen, or turns the reading round, as an escape."""
+    """Escape invisible and bidirectional characters in text from outside."""
     return "".join(
         char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1].replace("\x7f", "\\u007f")
         for char in text
@@ -88,7 +94,7 @@ def visible(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """An age in words: its largest unit."""
+    """Return an age in words, in its largest unit: days, hours, minutes or seconds."""
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= size:
             return counted(int(seconds // size), unit)
@@ -96,24 +102,27 @@ def duration(seconds: float) -> str:
 
 
 def thousands(number: int) -> str:
-    """A number, with its thousands apart."""
+    """Return a number with a narrow space between its groups of three digits."""
     return f"{number:,}".replace(",", "\u202f")
 
 
 def counted(number: int, thing: str) -> str:
-    """A number of things."""
+    """Return a number with the name of what it counts, in the plural where it is not 1."""
     many = thing[:-1] + "ies" if thing.endswith("y") and not thing.endswith("ay") else thing + "s"
     return f"{thousands(number)} {thing if number == 1 else many}"
 
 
 def moment(fields: Mapping[str, str], name: str) -> datetime | None:
-    """A time among the fields of a stream."""
+    """Return the time in the field `name` of a stream (milliseconds in the store), or None where it has none."""
     return datetime.fromtimestamp(int(fields[name]) / 1000, UTC) if name in fields else None
 
 
 def bars(hours: Sequence[Hour]) -> list[dict[str, Any]]:
-    """What was counted, as three rows of bars on one scale: of each its name, its sum, where its ground is in the
-    picture, and the outline of its bars (SVG)."""
+    """Return the hourly counts as three rows of bars on one scale, one row for each name in COUNTED.
+
+    A row has its `name` and its `sum`. `ground` is the y coordinate of its base line in the picture. `outline` is the
+    SVG path of its bars.
+    """
     most = max([1, *(getattr(hour, name) for hour in hours for name in COUNTED)])
     rows = []
     for row, name in enumerate(COUNTED, 1):
@@ -125,12 +134,12 @@ def bars(hours: Sequence[Hour]) -> list[dict[str, Any]]:
 
 
 def oldest(status: Status) -> float | None:
-    """Seconds since the oldest SET of a stream was pushed, whatever its state."""
+    """Return the seconds since the oldest SET of a stream was pushed, in any state; None where there is no SET."""
     return max((age for age in status.oldest.values() if age is not None), default=None)
 
 
 def wrong(status: Status) -> list[str]:
-    """What is wrong with a stream, in words; nothing, as a rule."""
+    """Return what is wrong with a stream, in words; usually an empty list."""
     found = []
     if late := [age for state in ("pending", "in_flight") if (age := status.oldest[state] or 0) > LATE]:
         found.append(f"a SET waits for {duration(max(late))}")
@@ -142,12 +151,15 @@ def wrong(status: Status) -> list[str]:
 
 
 def rank(status: Status) -> tuple[bool, float, str]:
-    """By what streams are ordered: where something is wrong first, then by the age of the oldest, then by name."""
+    """Return the sort key of a stream: problems first, then by the age of the oldest SET, then by name."""
     return not wrong(status), -(oldest(status) or 0.0), status.tpp
 
 
 def readable(part: str) -> str | None:
-    """A part of a SET as indented JSON, to the letter but for the blanks; None where it is no text."""
+    """Return a part of a SET as indented JSON, or None where it is not text.
+
+    Only white space differs from the part: every other character stays as the issuer wrote it.
+    """
     try:
         text = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)).decode()
     except (binascii.Error, UnicodeDecodeError):
@@ -168,7 +180,10 @@ def readable(part: str) -> str | None:
 
 
 def times(part: str) -> dict[str, datetime]:
-    """The claims that are times (RFC 7519 section 4.1, RFC 8417 section 2.2), to be read as such."""
+    """Return the claims that are times (RFC 7519 section 4.1, RFC 8417 section 2.2) as datetimes, by name.
+
+    Returns {} where the part cannot be read.
+    """
     try:
         claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
         told = {
@@ -186,6 +201,9 @@ templates = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-"""Not Flask's: they know nothing of the configuration, and a bank's own templates cannot take their place."""
+"""The console's own environment, separate from Flask's.
+
+Its templates cannot read the configuration, and a bank's own templates cannot replace them.
+"""
 templates.filters.update(visible=visible, duration=duration, when=when, thousands=thousands)
 templates.globals.update(at=at, at_set=at_set, counted=counted, root=ROOT)

@@ -1,4 +1,4 @@
-"""/console: pages for the bank's operators. Which TPP is behind, since when and why; and what is parked, put right."""
+"""/console: show the bank's operators which TPP is behind, since when and why; requeue or discard parked SETs."""
 
 import hashlib
 import hmac
@@ -29,16 +29,16 @@ from eventpoll.web import representations, request_log
 from eventpoll.web.body import body, want_type
 
 ROWS = 50
-"""Streams, or SETs, on one page."""
+"""Streams or SETs on one page."""
 
 STEP = 200
-"""Parked SETs that are requeued or discarded by one press of a button."""
+"""Parked SETs that one press of a button requeues or discards."""
 
 SEARCHED, FOUND = 10_000, 20
-"""Streams that one search looks into, and the SETs after which it stops."""
+"""The most streams that one search reads, and the number of SETs found at which it stops."""
 
 SECONDS = 5.0
-"""For how long the order of the streams is kept, at least; and for ten times as long as it took to find."""
+"""Seconds for which the order of the streams is cached, at least. A slow sort is cached for ten times its duration."""
 
 FORM_BYTES = 8192
 ASSETS = {"console.css": "text/css; charset=utf-8", "console.svg": "image/svg+xml"}
@@ -49,7 +49,10 @@ DONE = {
 
 
 def blueprint(service: Service) -> Blueprint:
-    """The console's pages, for the bank; and what they look like, for anyone: a page that refuses needs it too."""
+    """Return the blueprint of the console.
+
+    Only the bank gets the pages. Anyone gets the style sheet and the picture, because a refusal's page needs them too.
+    """
     bp = Blueprint("console", __name__)
     console = Console(service)
 
@@ -84,7 +87,7 @@ def blueprint(service: Service) -> Blueprint:
 
 @dataclass(frozen=True)
 class Order:
-    """The names of all streams, in the order of pages.rank; in how many of them something is wrong; as of when."""
+    """The names of all streams in the order of pages.rank, the number with a problem, and the time of this reading."""
 
     names: list[str]
     wrong: int
@@ -92,7 +95,7 @@ class Order:
 
 
 class Ranking:
-    """The order of the streams, kept for some seconds: with 10 000 of them it takes about one to find."""
+    """A cache of the order of the streams. To sort 10 000 streams takes about one second."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -101,7 +104,7 @@ class Ranking:
         self._until = 0.0
 
     def order(self) -> Order:
-        """The order as it is now, or was a moment ago. Raises Unavailable."""
+        """Return the cached order, or a new one where the cache has expired. Raises Unavailable."""
         with self._lock:
             begun = time.monotonic()
             if self._order is None or begun >= self._until:
@@ -114,7 +117,7 @@ class Ranking:
 
 
 class Console:
-    """The views; each needs the service."""
+    """The views of the console."""
 
     def __init__(self, service: Service) -> None:
         self.transmitter = service.transmitter
@@ -122,7 +125,10 @@ class Console:
         self.ranking = Ranking(self.store)
 
     def streams(self) -> AnyResponse:
-        """GET /console?page: all streams, what is wrong first; as they stand, in an order of a few seconds ago."""
+        """Show all streams, those with a problem first: GET /console?page.
+
+        The state of each stream is current; the order may be some seconds old.
+        """
         order = self.ranking.order()
         last = max(1, -(-len(order.names) // ROWS))
         text = request.args.get("page", "1")
@@ -145,7 +151,7 @@ class Console:
         }
 
     def stream(self, tpp: str) -> AnyResponse:
-        """GET /console/streams/{tpp}?state&after: how a stream stands, and its SETs of one state."""
+        """Show the state of a stream, and its SETs in one state: GET /console/streams/{tpp}?state&after."""
         status = self.transmitter.status(check_tpp(tpp))
         counts = dict(zip(STATES, (status.pending, status.in_flight, status.parked), strict=True))
         usual = next((state for state in ("parked", *STATES) if counts[state]), STATES[0])
@@ -170,7 +176,7 @@ class Console:
         )
 
     def secevent(self, tpp: str, jti: str) -> AnyResponse:
-        """GET /console/streams/{tpp}/sets/{jti}: one SET, what is in it and what happened to it."""
+        """Show one SET, its content and its history: GET /console/streams/{tpp}/sets/{jti}."""
         self.transmitter.sweep(check_tpp(tpp))
         record = self.store.find(tpp, jti)
         header, claims, *_ = (record.secevent or "..").split(".")
@@ -187,7 +193,7 @@ class Console:
         )
 
     def search(self) -> AnyResponse:
-        """GET /console/search?jti&tpp&after: a SET by its jti, on one stream or on all; or a stream by its name."""
+        """Find a SET by its jti, on one stream or all, or a stream by its name: GET /console/search?jti&tpp&after."""
         jti, tpp, after = (request.args.get(name, "").strip() for name in ("jti", "tpp", "after"))
         if tpp and jti:
             return self.secevent(tpp, jti)
@@ -204,7 +210,7 @@ class Console:
         return pages.page("search", jti=jti, found=found, looked=looked, next=after if more else "")
 
     def end(self, tpp: str, what: str) -> AnyResponse:
-        """POST /console/streams/{tpp}/requeue or /discard, with a jti: one parked SET."""
+        """Requeue or discard the parked SET that the form names: POST /console/streams/{tpp}/requeue or /discard."""
         form = _form()
         jti = form.get("jti", "")
         _check_token(form, jti)
@@ -212,7 +218,7 @@ class Console:
         return redirect(pages.at_set(tpp, jti, done=what), 303)
 
     def end_all(self, tpp: str, what: str) -> AnyResponse:
-        """POST /console/streams/{tpp}/requeue-all or /discard-all: the oldest STEP of the parked SETs."""
+        """Requeue or discard the oldest STEP parked SETs: POST /console/streams/{tpp}/requeue-all or /discard-all."""
         form = _form()
         _check_token(form)
         if what == "discarded" and form.get("sure") != "yes":
@@ -223,13 +229,13 @@ class Console:
             try:
                 step(tpp, record.jti)
                 ended += 1
-            except (NoSet, NotParked):  # settled, or put back, by someone else meanwhile
+            except (NoSet, NotParked):  # someone else has settled or requeued the SET meanwhile
                 continue
         return redirect(pages.at("streams", tpp, state="parked", done=what, count=str(ended)), 303)
 
 
 def _form() -> dict[str, str]:
-    """The fields of a form. Raises Refused."""
+    """Return the fields of a form. Raises Refused."""
     want_type(request, "application/x-www-form-urlencoded")
     text = body(request, FORM_BYTES).decode("utf-8", "replace")
     try:
@@ -239,8 +245,11 @@ def _form() -> dict[str, str]:
 
 
 def _token(path: str, jti: str = "") -> str:
-    """What a form must bring, so that nobody but a page of ours can have written it: it comes of the credentials,
-    which no other site knows, and of what the form does. So there is no session, and no key that workers share."""
+    """Return the token that a form must contain, so that only our own pages can have written the form.
+
+    The token is an HMAC of the form's path and jti; its key is the Authorization header, which no other site knows.
+    Therefore the console needs no session, and the workers share no key.
+    """
     credentials = request.headers.get("Authorization", "").encode("utf-8", "replace")
     return hmac.new(credentials, f"{path}\n{jti}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
@@ -251,7 +260,10 @@ def _check_token(form: dict[str, str], jti: str = "") -> None:
 
 
 def _done() -> str:
-    """What a form has just done, in our own words: the address says no more than which."""
+    """Return the sentence about what a form has just done; "" where there is none.
+
+    The address names only the action and the count. The words are ours, so a link cannot put other text on the page.
+    """
     count, what = request.args.get("count", "1"), DONE.get(request.args.get("done", ""))
     if what is None or not re.fullmatch(r"[0-9]{1,6}", count):
         return ""

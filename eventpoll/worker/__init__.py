@@ -1,1 +1,1 @@
-"""What goes on without a request: the inbox. May use: delivery, sets, store, errors."""
+"""Work outside of requests: the inbox. May use: delivery, sets, store, errors."""

@@ -1,6 +1,7 @@
-"""Raw events from the inbox, minted and queued, each exactly once, whatever worker dies at whatever line.
+"""Mint and queue the raw events of the inbox.
 
-The jti comes from the entry's id. So an entry that is worked on twice, by whomever, is one SET.
+An entry becomes exactly one SET, even if a worker crashes while it processes the entry. The jti comes from the entry:
+from its field, or else from its id. So two workers that process the same entry make the same SET.
 """
 
 import json
@@ -20,15 +21,18 @@ log = logging.getLogger(__name__)
 COUNT = 50
 WAIT_MS = 2_000
 ABANDONED_MS = 10_000
-"""A worker that has not finished an entry for so long has died, or will find that another one did."""
+"""Milliseconds after which another worker takes over an unfinished entry.
+
+The first worker has died by then, or will find that the other one has finished the entry.
+"""
 
 FIELDS = {"tpp", "events", "sub", "sub_id", "txn", "toe", "jti", "scope"}
 SURROGATE = re.compile("[\ud800-\udfff]")
-"""What stands for a byte that is no UTF-8."""
+"""Matches the surrogate that stands for a byte that is not UTF-8."""
 
 
 class Inbox:
-    """What a worker does with the inbox."""
+    """The inbox as one worker processes it."""
 
     def __init__(self, transmitter: Transmitter, intake: Intake) -> None:
         self._transmitter = transmitter
@@ -37,7 +41,10 @@ class Inbox:
     wait_ms = WAIT_MS
 
     def step(self, wait_ms: int) -> int:
-        """Take over what others left, then what is fresh; tells how many entries that were. Raises Unavailable."""
+        """Process abandoned entries of other workers, then fresh entries, and return the number of entries.
+
+        `wait_ms` is how long to wait for a fresh entry where none is abandoned. Raises Unavailable.
+        """
         entries, more = self._intake.abandoned(COUNT, ABANDONED_MS)
         entries += self._intake.fresh(COUNT, 0 if entries or more else wait_ms)
         for entry in entries:
@@ -63,9 +70,10 @@ class Inbox:
 
 
 def read(entry: Entry) -> tuple[str, Event]:
-    """The TPP and the event of an entry: tpp, events, and sub, sub_id, txn, toe, jti, scope where given.
+    """Return the TPP and the event of an entry.
 
-    events and sub_id are JSON, toe is a number; the rest is text as it stands. Raises Refused.
+    The fields are tpp and events, and sub, sub_id, txn, toe, jti, scope where given. events and sub_id are JSON, and
+    toe is a number. The other fields are plain text. Raises Refused.
     """
     fields = entry.fields
     for name in ("tpp", "events"):
