@@ -1,4 +1,4 @@
-"""Push many events and SETs, each with a result of its own."""
+"""Push many events and SETs, with one result for each."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,16 +10,16 @@ from eventpoll.sets.event import Event, Signed, read_line
 from eventpoll.store.errors import NoStream, Unavailable
 
 CHUNK = 50
-"""The most lines that are minted and pushed together: bounds memory, and the time in which nobody else is served."""
+"""Maximum number of lines minted and pushed together. It bounds memory, and the time for which other requests wait."""
 
 
 def push_lines(
     transmitter: Transmitter, tpp: str, lines: Iterable[bytes], scope: str = ""
 ) -> Iterator[list[dict[str, Any]]]:
-    """Push each line, and tell of each in its turn, of some at a time: {"jti", "status"}, or {"status", "err",
-    "description"}.
+    """Push each line, and yield lists of results in the order of the lines.
 
-    The status is the one that the line would have had as a request of its own. Blank lines are passed over.
+    A result is {"jti", "status"}, or {"status", "err", "description"} for a line that failed.
+    `status` is the HTTP status that a separate request with this line would get. Blank lines are skipped.
     """
     for chunk in _chunks(lines):
         read: list[Event | Signed | Exception] = []
@@ -37,8 +37,10 @@ def push_lines(
 
 
 def _chunks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The lines that are not blank, some at a time: few at first, so that the first results come soon. Where reading
-    is refused, what came before is not lost."""
+    """Yield groups of 1, 2, 4 … CHUNK lines, blank lines left out, so that the first results arrive early.
+
+    If reading raises Refused, yield the lines read so far, then raise it.
+    """
     chunk: list[bytes] = []
     size = 1
     try:

@@ -1,8 +1,8 @@
-"""Held polls, and what wakes them.
+"""Held polls, and the wake-ups that end their wait.
 
-A held poll is an entry in a dictionary and an event: no connection, and under gevent no thread. One subscription
-for the process hears of every push and requeue on the streams that it holds polls for. Whoever is woken polls
-again; who wakes them needs to tell nothing more.
+A held poll is an entry in a dictionary and an event. It needs no Redis connection, and under gevent no thread.
+Each process has one subscription, which receives a wake-up for every push and requeue on the streams with held polls.
+A woken poll reads the store again, so a wake-up carries only the name of the stream.
 """
 
 import logging
@@ -23,17 +23,17 @@ from eventpoll.store.redis.wakeups import FIRST_SECONDS, Subscription, pause
 log = logging.getLogger(__name__)
 
 SLICE_SECONDS = 0.5
-"""Without gevent a waiting thread looks so often whether its client is still there."""
+"""Without gevent, a waiting thread checks at this interval, in seconds, whether its client is still connected."""
 
 
 HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
-"""What a connection shows when its client is gone, under TLS too; nothing of it is read."""
+"""Poll flags of a connection whose client has closed it, also under TLS. The check reads no bytes."""
 
-real_poll = monkey.get_original("select", "poll")  # gevent's own would wait
+real_poll = monkey.get_original("select", "poll")  # not gevent's replacement, which would wait
 
 
 class TooManyHeld(Exception):
-    """As many polls are held as may be: on the `stream`, or in the whole worker."""
+    """The limit on held polls is reached. `where` is "stream" for one stream or "worker" for the whole worker."""
 
     def __init__(self, where: str) -> None:
         super().__init__(where)
@@ -49,14 +49,14 @@ class Hold:
         self._client = client
         self._woken = threading.Event()
         self.gone = False
-        """Whether the client hung up. It must be handed nothing then."""
+        """True once the client has closed the connection. The service must not deliver SETs to it then."""
 
     def wake(self) -> None:
-        """Let it look again."""
+        """End the current wait, so that the poll reads the store again."""
         self._woken.set()
 
     def wait(self, seconds: float) -> None:
-        """Until woken, the client hangs up, or the time is over."""
+        """Wait until `wake` is called, the client closes the connection, or `seconds` have passed."""
         if self._client is None:
             self._woken.wait(seconds)
         elif monkey.is_module_patched("socket"):
@@ -76,7 +76,7 @@ class Hold:
         self._look()
 
     def _readable(self, watcher: Any) -> None:
-        watcher.stop()  # a next request that is there early is no news again and again
+        watcher.stop()  # else a pipelined next request would call this again at each turn of the loop
         if self._look():
             self._woken.set()
 
@@ -89,7 +89,7 @@ class Hold:
 
 
 class Waiting:
-    """The held polls of this process."""
+    """Registry of the held polls of this process."""
 
     def __init__(self, subscribe: Callable[[], Subscription], per_stream: int, per_worker: int) -> None:
         self._subscribe = subscribe
@@ -101,14 +101,17 @@ class Waiting:
         self._subscription: Subscription | None = None
         self._listener: threading.Thread | None = None
         self.watch: Callable[[int, float | None], None] = lambda held, seconds: None
-        """Told of each poll that begins or ends to be held: how many are, and for how long this one was, at its end."""
+        """Called with (count, None) when a hold starts and (count, seconds held) when it ends."""
         self.closing = False
-        """Whether the process is about to end: nothing is held any more."""
+        """True while the process shuts down. New polls are then not held."""
 
     @contextmanager
     def held(self, tpp: str, client: socket.socket | None) -> Iterator[Hold]:
-        """A place among the held polls, freed on leaving. The first wait ends at once when pushes are heard:
-        what was pushed before that is then found by looking again. Raises TooManyHeld."""
+        """Register a held poll, yield its Hold, and remove it on exit.
+
+        The first wait ends as soon as the subscription is active. The poll then reads the store again, and so finds
+        SETs pushed before that moment. Raises TooManyHeld.
+        """
         hold, begun = Hold(client), time.monotonic()
         self._enter(tpp, hold)
         try:
@@ -119,7 +122,7 @@ class Waiting:
             self.watch(self._held, time.monotonic() - begun)
 
     def release(self) -> None:
-        """Let all held polls go with an answer, and hold no more: the process is about to end."""
+        """Answer all held polls and hold no more, because the process is about to end."""
         self.closing = True
         self._wake(list(self._holds))
 
@@ -139,7 +142,7 @@ class Waiting:
                 self._listener = threading.Thread(target=self._listen, name="eventpoll-wake", daemon=True)
                 self._listener.start()
             elif others:
-                hold.wake()  # heard already
+                hold.wake()  # the process is subscribed to this stream already
             else:
                 self._tell(lambda subscription: subscription.listen([tpp]))
 
@@ -156,7 +159,7 @@ class Waiting:
             try:
                 what(self._subscription)
             except Unavailable:
-                pass  # the listener sees it too, and begins anew
+                pass  # the listener thread gets the same error and subscribes again
 
     def _wake(self, tpps: list[str]) -> None:
         for tpp in tpps:
@@ -178,11 +181,11 @@ class Waiting:
                     seconds = FIRST_SECONDS
             except Unavailable as error:
                 log.warning("The wake-up subscription is down: %s", error)
-            except Exception:  # whatever it is: a listener that ends leaves every poll deaf
+            except Exception:  # any error: if the listener ended, no held poll would receive wake-ups
                 log.exception("The wake-up subscription broke")
             with self._lock:
                 self._subscription = None
             if subscription is not None:
                 subscription.close()
-            self._wake(list(self._holds))  # they look for themselves, and see that the store is away
+            self._wake(list(self._holds))  # they read the store again, and find out whether it is available
             seconds = pause(seconds)

@@ -1,4 +1,4 @@
-"""What the service and the store raise, as refusals that the bank is told."""
+"""Map exceptions of the service and the store to the errors that the bank receives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +18,10 @@ from eventpoll.store.errors import (
 )
 
 RETRY_AFTER = "2"
-"""Seconds after which a caller may try again when the store is away: whole ones, as receivers read no others."""
+"""Seconds after which a caller may retry when the store is unavailable. Receivers read whole seconds only."""
 
 FULL_RETRY_AFTER = CLOCK_RETRY_AFTER = "60"
-"""Seconds until somebody may have done something about it."""
+"""Seconds after which a person may have fixed the cause: a full stream, or a wrong clock."""
 
 
 def _secevent(error: Any) -> Refused:
@@ -58,5 +58,5 @@ def wrong_clock(description: str) -> Refused:
 
 
 def refusal(error: Exception) -> Refused:
-    """The refusal that an exception of the service or the store stands for. Raises KeyError for any other."""
+    """Return the refusal for an exception of the service or the store. Raises KeyError for any other exception."""
     return REFUSALS[type(error)](error)

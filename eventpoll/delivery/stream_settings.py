@@ -1,4 +1,4 @@
-"""The settings of a stream, as the bank writes them."""
+"""Schemas of the settings of a stream, as the bank sends them."""
 
 from marshmallow import RAISE, Schema, fields, validate
 
@@ -6,7 +6,7 @@ from eventpoll.sets.schema import JSONNumber, told, well_formed
 
 
 class StreamSchema(Schema):
-    """The body of PUT /streams/{tpp}: what is null goes back to the service's own."""
+    """Body of PUT /streams/{tpp}. A setting with the value null returns to the service's default."""
 
     class Meta:
         unknown = RAISE
@@ -48,7 +48,7 @@ class StreamSchema(Schema):
 
 
 class SecretSchema(Schema):
-    """The body of POST /streams/{tpp}/secret."""
+    """Body of POST /streams/{tpp}/secret."""
 
     class Meta:
         unknown = RAISE

@@ -1,4 +1,4 @@
-"""What the service does, whoever asks and however: push, poll, requeue. The rules are here, the state in the store."""
+"""The rules of the service for push, poll and requeue, for every protocol. The store keeps the state."""
 
 import logging
 import socket
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Poll:
-    """What a receiver asks (RFC 8936 section 2.2): `max_events` and `return_immediately` None where it says nothing."""
+    """A poll request (RFC 8936 section 2.2). `max_events` and `return_immediately` are None if absent from it."""
 
     max_events: int | None = None
     return_immediately: bool | None = None
@@ -32,7 +32,7 @@ class Poll:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one poll may ask for. `hold` is in seconds."""
+    """Limits of one poll. `hold` is in seconds."""
 
     default_events: int = 100
     max_events: int = 1000
@@ -41,19 +41,19 @@ class Limits:
 
 
 NOTHING = Answer([], more=False, wait=None, stale=False, acked=0, reported=0)
-"""What there is for a TPP without a stream."""
+"""The answer for a TPP without a stream."""
 
 
 class TooManyJtis(Exception):
-    """More jtis in one request than may be."""
+    """One request has more jtis than Limits.max_acks."""
 
 
 class Conflict(Exception):
-    """The jti has other events or bytes already; those are kept."""
+    """The stream already has this jti with other events or bytes, and keeps those."""
 
 
 class Transmitter:
-    """The service for all streams, over one store."""
+    """The transmitter (RFC 8936) for all streams of one store."""
 
     def __init__(
         self,
@@ -85,13 +85,14 @@ class Transmitter:
         unknown_is_empty: bool = False,
         client: socket.socket | None = None,
     ) -> Answer:
-        """Settle what the poll acknowledges and reports; hand out the next SETs; wait for some where `hold` says so.
+        """Settle the acks and errors of the poll, then return the next SETs. With `hold`, wait until there are some.
 
-        `profile` is the letter for the history, `proof` the SHA-256 of the secret shown, `client` the connection,
-        so that nothing is handed to one that hung up. The acks hold whatever comes after: TooManyHeld too.
-        `families` are the digits of those that the caller may see.
-        Where `unknown_is_empty`, a TPP without a stream has an empty one.
-        Raises TooManyJtis (nothing has happened then), NoStream, Denied, TooManyHeld, Unavailable.
+        `profile` is the letter for the history. `proof` is the SHA-256 of the secret in the request.
+        `client` is the connection, so that SETs are never delivered to a client that has closed it.
+        `families` are the digits of the families that the caller may see.
+        With `unknown_is_empty`, a TPP without a stream gets an empty answer.
+        Acks and errors stay applied whatever happens afterwards, also with TooManyHeld.
+        Raises TooManyJtis (with no effect), NoStream, Denied, TooManyHeld, Unavailable.
         """
         if len(poll.ack) + len(poll.set_errs) > self.limits.max_acks:
             raise TooManyJtis(f"more than {self.limits.max_acks} jtis in one request")
@@ -140,7 +141,7 @@ class Transmitter:
     # -- for the bank -------------------------------------------------------------------------------------------
 
     def push(self, tpp: str, item: Event | Signed) -> tuple[str, bool]:
-        """Queue a SET as the bank signed it, or mint one from an event: its jti, and whether it is new.
+        """Queue a SET that the bank signed, or mint one from an event. Return its jti, and True if it is new.
 
         Raises BadSecevent, Conflict, NoStream, Full, Unavailable.
         """
@@ -157,8 +158,11 @@ class Transmitter:
         return self._outcome(jti, item, pushed)
 
     def push_many(self, tpp: str, items: Sequence[Event | Signed | Exception]) -> list[tuple[str, bool] | Exception]:
-        """Push events and signed SETs together, each with its own outcome: as above, or what would be raised.
-        An exception among the items is its own outcome. Raises NoStream, Unavailable where that is so for all."""
+        """Push events and signed SETs together. Return one outcome for each item: the result or exception of `push`.
+
+        An exception among the items is its own outcome.
+        Raises NoStream or Unavailable if the error concerns all items.
+        """
         fields = self.store.minting(tpp) if any(isinstance(item, Event) for item in items) else {}
         results: list[tuple[str, bool] | Exception] = []
         ready: list[tuple[int, Event | Signed, str, str]] = []
@@ -175,7 +179,7 @@ class Transmitter:
             self.sweep(tpp)
         for (place, item, jti, text), pushed in zip(ready, pushes, strict=True):
             try:
-                # There may be room now: what had expired took it.
+                # The sweep above may have removed expired SETs and so made room.
                 results[place] = self._outcome(
                     jti, item, self.store.push(tpp, jti, text, item.scope) if isinstance(pushed, Full) else pushed
                 )
@@ -184,7 +188,7 @@ class Transmitter:
         return results
 
     def _secevent(self, tpp: str, item: Event | Signed, fields: Mapping[str, str]) -> tuple[str, str]:
-        """The jti and the SET to queue: minted as the stream's fields say, or read as signed."""
+        """Return the jti and the SET to queue: minted by the stream's fields, or as the bank signed it."""
         if isinstance(item, Signed):
             claims = signed.read(item.text)
             if self.push_keys is not None:
@@ -203,42 +207,44 @@ class Transmitter:
         return jti, pushed.outcome == "queued"
 
     def configure(self, tpp: str, secret_hash: str, settings: dict[str, str]) -> bool:
-        """Make a stream or change its settings; tells whether it is new. Raises BadSecevent, Unavailable."""
+        """Create a stream or change its settings. Return True if it is new. Raises BadSecevent, Unavailable."""
         if settings.get("set_profile") and self.minter.keys is not None:
             self.minter.key(settings["set_profile"])
         return self.store.configure(tpp, secret_hash, settings)
 
     def status(self, tpp: str) -> Status:
-        """How a stream stands, expired SETs taken out. Raises NoStream, Unavailable."""
+        """Remove expired SETs, then return the status of a stream. Raises NoStream, Unavailable."""
         self.sweep(tpp)
         return self.store.status(tpp)
 
     def streams(self, after: str = "", limit: int = 1000) -> Sequence[Status]:
-        """How each stream stands, by name. Raises Unavailable."""
+        """Return the status of up to `limit` streams after the name `after`, in order of name. Raises Unavailable."""
         return self.store.streams(after, limit)
 
     def all_streams(self) -> Iterator[Status]:
-        """How each stream stands, by name, page by page. Raises Unavailable."""
+        """Yield the status of every stream in order of name, and read them page by page. Raises Unavailable."""
         after = ""
         while found := self.streams(after):
             yield from found
             after = found[-1].tpp
 
     def peek(self, tpp: str, state: str, limit: int, after: str = "") -> list[SetRecord]:
-        """The SETs in one state, oldest first. Raises NoStream, NoSet, Unavailable."""
+        """Return the SETs in one state, oldest first. Raises NoStream, NoSet, Unavailable."""
         self.sweep(tpp)
         return self.store.peek(tpp, state, limit, after)
 
     def parked(self, tpp: str) -> Iterator[SetRecord]:
-        """Every parked SET, oldest first, page by page. Raises NoStream, Unavailable."""
+        """Yield every parked SET, oldest first, and read them page by page. Raises NoStream, Unavailable."""
         after = ""
         while found := self.peek(tpp, "parked", 500, after):
             yield from found
             after = found[-1].jti
 
     def sweep(self, tpp: str) -> int:
-        """Take out, in bounded steps, what is past its time; tells how many SETs expired. Never raises: it is a
-        by-product of what the caller came for."""
+        """Remove expired SETs, and jtis past their dedupe time, in bounded steps. Return the number of expired SETs.
+
+        Never raises a store error, because sweeping is a side task of the caller's request.
+        """
         expired = 0
         try:
             for _ in range(10):
@@ -255,7 +261,7 @@ class Transmitter:
         return expired
 
     def sweep_all(self) -> int:
-        """Sweep every stream to its end; tells how many SETs expired. Raises Unavailable."""
+        """Sweep every stream completely. Return the number of SETs that expired. Raises Unavailable."""
         total = 0
         for tpp in chain.from_iterable(self.store.names()):
             while expired := self.sweep(tpp):

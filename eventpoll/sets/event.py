@@ -1,4 +1,4 @@
-"""An event as the bank writes it in JSON, to be minted; or a SET as the bank signed it."""
+"""Events that the bank sends as JSON to be minted, and SETs that the bank has signed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from eventpoll.store.records import FAMILIES
 
 
 class BadSecevent(Exception):
-    """What is wrong with a SET or an event; `err` is a code of RFC 8935 section 2.4."""
+    """A SET or an event is invalid. `description` says why; `err` is a code of RFC 8935 section 2.4."""
 
     def __init__(self, description: str, err: str = "invalid_request") -> None:
         super().__init__(description)
@@ -22,25 +22,25 @@ class BadSecevent(Exception):
 
 @dataclass(frozen=True)
 class Event:
-    """What the bank asks to be minted. `events` and the claims are JSON texts, kept to the letter."""
+    """An event to be minted. `events` and the claims are JSON texts, character for character as the bank sent them."""
 
     events: str
-    claims: Mapping[str, str] = field(default_factory=dict)  # of sub, sub_id, txn, toe: those given
+    claims: Mapping[str, str] = field(default_factory=dict)  # those of sub, sub_id, txn, toe that the bank gave
     jti: str | None = None
-    scope: str = ""  # the family of events it belongs to, if any
-    wso2_generation: int | None = None  # 3 or 4 where it came in through WSO2's create-events
+    scope: str = ""  # the family of the event, "" for none
+    wso2_generation: int | None = None  # 3 or 4 if it came through WSO2's create-events
 
 
 @dataclass(frozen=True)
 class Signed:
-    """A SET as the bank signed it: its compact serialisation."""
+    """A SET signed by the bank. `text` is its compact serialisation."""
 
     text: str
     scope: str = ""
 
 
 class EventSchema(Schema):
-    """The body of POST /streams/{tpp}/sets: the events of one SET, and its claims."""
+    """Body of POST /streams/{tpp}/sets: the events and claims of one SET."""
 
     class Meta:
         unknown = RAISE
@@ -69,7 +69,7 @@ EVENT = EventSchema()
 
 
 def read_event(text: bytes) -> Event:
-    """The event that a JSON body asks to be minted, its texts kept to the letter. Raises Refused."""
+    """Return the event in a JSON body. Its texts stay exactly as the bank sent them. Raises Refused."""
     members = load(EVENT, text)
     texts = member_texts(text.decode())
     claims: dict[str, str] = {name: texts[name] for name in ("sub", "sub_id", "txn", "toe") if name in texts}
@@ -77,9 +77,9 @@ def read_event(text: bytes) -> Event:
 
 
 def read_line(line: bytes, scope: str = "") -> Event | Signed:
-    """An event to mint, or a SET as the bank signed it, bare or as a JSON string, of the family `scope`.
+    """Return the event to mint, or the SET signed by the bank, that a line holds. Raises Refused.
 
-    Raises Refused.
+    A line that begins with "{" is an event. Any other line is a SET of the family `scope`, bare or as a JSON string.
     """
     line = line.strip()
     if len(line) > BODY_BYTES:

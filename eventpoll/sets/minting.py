@@ -23,14 +23,14 @@ SUBJECT_MEMBERS = ("subject_type", f"{OB}rid", f"{OB}rty", f"{OB}rlk")
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 
 ALGORITHMS = {"RSA": ("PS256", "RS256"), "EC": ("ES256",), "OKP": ("EdDSA", "Ed25519")}
-"""With which a key may sign, the first unless it names one."""
+"""Signing algorithms of each key type. A key without `alg` signs with the first one."""
 
 PROFILE_ALGORITHM = {"obie": "PS256", "wso2": "RS256"}
 
 
 @dataclass(frozen=True)
 class Minter:
-    """Mints and signs SETs, as `profile` says: rfc8417, obie or wso2."""
+    """Mints and signs SETs in the form of a profile: rfc8417, obie or wso2."""
 
     issuer: str | None
     keys: KeySet | None
@@ -38,7 +38,7 @@ class Minter:
     obie_tan: str = "openbanking.org.uk"
 
     def key(self, profile: str) -> tuple[Key, str]:
-        """The first key that can sign for the profile, and its algorithm. Raises BadSecevent (invalid_key)."""
+        """Return the first key that can sign for the profile, and its algorithm. Raises BadSecevent (invalid_key)."""
         wanted = PROFILE_ALGORITHM.get(profile)
         for key in self.keys.keys if self.keys else ():
             able = ALGORITHMS[key.key_type] if key.get("alg") is None else (key.get("alg"),)
@@ -51,9 +51,9 @@ class Minter:
         raise BadSecevent(f"no signing key can sign for the profile {profile}: it wants RSA, {wanted}", "invalid_key")
 
     def public(self, profile: str) -> dict[str, list[dict[str, Any]]]:
-        """Return the public half of each key as a JWK Set, with the `alg` by which it signs under that profile.
+        """Return the public half of each key as a JWK Set, with the `alg` that it uses for that profile.
 
-        Receivers such as PyJWT's go by `alg`: for an RSA key without one they assume RS256.
+        Receivers such as PyJWT's rely on `alg`. For an RSA key without `alg` they assume RS256.
         """
         members = []
         for key in self.keys.keys if self.keys else ():
@@ -63,7 +63,7 @@ class Minter:
         return {"keys": members}
 
     def mint(self, profile: str, tpp: str, audience: str, event: Event) -> tuple[str, str]:
-        """Sign an event as a SET: its jti and its compact serialisation. Raises BadSecevent."""
+        """Sign an event as a SET. Return its jti and its compact serialisation. Raises BadSecevent."""
         key, algorithm = self.key(profile)
         if self.issuer is None:
             raise BadSecevent("minting is off: EVENTPOLL_ISSUER is not set; signed SETs still pass")
@@ -89,7 +89,10 @@ class Draft:
 
 
 def _rfc8417(draft: Draft) -> tuple[dict[str, Any], dict[str, str]]:
-    """RFC 8417: each event has a URI for its name. WSO2's clients have names of their own, which are let be."""
+    """Return the header and claims of a SET as RFC 8417 defines them. Raises BadSecevent.
+
+    Each event needs a URI as its name (section 2.2), except events of WSO2's clients, which use other names.
+    """
     if draft.event.wso2_generation is None:
         for name in json.loads(draft.event.events):
             if not URI.fullmatch(name):
@@ -105,7 +108,10 @@ def _rfc8417(draft: Draft) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _obie(draft: Draft) -> tuple[dict[str, Any], dict[str, str]]:
-    """OBEventNotification2, signed as the Read/Write profile says, but attached."""
+    """Return the header and claims of an OBEventNotification2. Raises BadSecevent.
+
+    The signature follows the Read/Write profile, but the payload is attached.
+    """
     check_obie(draft.event)
     header = {
         "alg": draft.algorithm,
@@ -129,7 +135,11 @@ def _obie(draft: Draft) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _wso2(draft: Draft) -> tuple[dict[str, Any], dict[str, str]]:
-    """As WSO2 writes them: a bare header, and toe in milliseconds, but in seconds for the 4.x paths."""
+    """Return the header and claims in WSO2's form.
+
+    The header has `alg` only. If the event has no `toe`, it is the time of minting in milliseconds, but in seconds for
+    the 4.x paths.
+    """
     toe = str(int(draft.now) if draft.event.wso2_generation == 4 else int(draft.now * 1000))
     return {"alg": draft.algorithm}, {
         "sub": _text(draft.tpp),
@@ -147,14 +157,14 @@ PROFILES = {"rfc8417": _rfc8417, "obie": _obie, "wso2": _wso2}
 
 
 def new_jti() -> str:
-    """126 random bits as 22 letters and digits, which may stand in a URL and on a command line as they are."""
+    """Return 126 random bits as 22 letters and digits, which need no escapes in a URL or on a command line."""
     return base64.b64encode(os.urandom(16), altchars=b"09").decode()[:22]
 
 
 def check_obie(event: Event) -> None:
-    """What OBEventNotification2 wants of an event. Raises BadSecevent.
+    """Check that an event meets the rules of OBEventNotification2. Raises BadSecevent.
 
-    `txn` and `toe` may be left out: they become the jti and the time of minting.
+    `txn` and `toe` are optional. Their defaults are the jti and the time of minting.
     """
     sub, txn = json.loads(event.claims.get("sub", "null")), json.loads(event.claims.get("txn", '"-"'))
     if not isinstance(sub, str) or not sub:

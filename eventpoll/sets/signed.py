@@ -36,12 +36,12 @@ FORM = re.compile(r"[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
 
 
 def read(secevent: str) -> dict[str, Any]:
-    """The claims of a signed SET, its form checked and its signature not. Raises BadSecevent."""
+    """Return the claims of a signed SET. Check its form, but not its signature. Raises BadSecevent."""
     form = FORM.fullmatch(secevent)
     if form is None:
         raise BadSecevent("a SET is three base64url parts with dots between")
     try:
-        # Strictly: of two jtis we would take one, and the receiver may take the other (RFC 7519 section 4).
+        # Refuse duplicate members: with two jtis, we and the receiver might use different ones (RFC 7519 section 4).
         claims = read_json(base64.urlsafe_b64decode(form[1] + "=" * (-len(form[1]) % 4)))
     except (binascii.Error, Malformed):
         raise BadSecevent("the payload of the SET is not JSON") from None
@@ -54,9 +54,9 @@ def read(secevent: str) -> dict[str, Any]:
 
 
 def verify(secevent: str, keys: KeySet) -> None:
-    """Check the signature of a SET: with the key that its `kid` names, or with any, as WSO2's SETs name none.
+    """Check the signature of a SET with the key that its `kid` names.
 
-    Raises BadSecevent: invalid_key, authentication_failed.
+    Without a `kid`, as in WSO2's SETs, any of the keys may fit. Raises BadSecevent: invalid_key, authentication_failed.
     """
     header = _header(secevent)
     if not is_understood(header, OB_HEADERS):
@@ -77,10 +77,10 @@ def verify(secevent: str, keys: KeySet) -> None:
 
 
 def is_understood(header: Mapping[str, Any], known: Collection[str] = ()) -> bool:
-    """Whether a JWS header asks for nothing that is not done here.
+    """Return True if a JWS header requires no feature that this module lacks.
 
-    Unknown members pass, unless `crit` names one that is not `known` (RFC 7515 sections 4 and 4.1.11). With b64 false
-    the signed payload is other bytes than the ones that are read here (RFC 7797).
+    Unknown members are allowed, unless `crit` names one that is not `known` (RFC 7515 sections 4 and 4.1.11).
+    With `b64` false, the signed bytes differ from the payload bytes that this module reads (RFC 7797).
     """
     if header.get("b64", True) is not True:
         return False
@@ -100,16 +100,16 @@ def _header(secevent: str) -> dict[str, Any]:
 
 
 def check_jti(jti: object) -> None:
-    """A jti is 1 to 128 characters, without control characters. Raises BadSecevent."""
+    """Check that a jti has 1 to 128 characters and no control characters. Raises BadSecevent."""
     if not isinstance(jti, str) or not 1 <= len(jti) <= 128 or re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", jti):
         raise BadSecevent("the jti must be a string of 1 to 128 characters, without control characters")
 
 
 def same_events(secevent: str, event: Event) -> bool:
-    """Whether a SET carries the events of `event`: equal as JSON, the order of members aside."""
+    """Return True if a SET has the same events as `event`, compared as JSON without regard to the order of members."""
     try:
         kept = read(secevent)["events"]
-    except BadSecevent:  # redis-cli lets in what has the form of a SET
+    except BadSecevent:  # a push by redis-cli checks only the form of a SET
         return False
     return _canonical(kept) == _canonical(json.loads(event.events))
 

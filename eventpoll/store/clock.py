@@ -1,14 +1,19 @@
-"""How far the store's clock can be trusted, so that no step of it takes a SET away.
+"""Guard against steps of the store's clock, so that no step makes a SET expire.
 
-Three times are compared. The store's clock orders SETs and ends leases. This process's own clock must be near it: if
-it is not, nobody can say which of the two is wrong, and the Lua commands give and take nothing (WrongClock). The
-watermark says how much time has surely passed: it grows with the monotonic clock, which nobody can set, and is kept
-in the store for processes that start later. SETs expire, and ended jtis are forgotten, by the earlier of the store's
-clock and the watermark.
+This module compares three times:
 
-The store's clock is ahead of the watermark after it was set forward, and after a time in which no process of ours
-ran. Nothing tells these two apart. So the watermark follows as soon as the clock has been ahead for as long as it is
-ahead: nothing expires by a step of 31 days for 31 days, and after a stop of six hours SETs expire up to six hours late.
+- The store's clock orders SETs and ends leases.
+- This process's own clock must be near the store's. If it is not, nobody can know which of the two is wrong. The Lua
+  commands then deliver and accept nothing (WrongClock).
+- The watermark is the time that has certainly passed. It grows with the monotonic clock, which nobody can set. The
+  store keeps it for processes that start later.
+
+SETs expire, and ended jtis are forgotten, by the earlier of the store's clock and the watermark.
+
+The store's clock is ahead of the watermark in two cases: someone set it forward, or no process of ours ran for a time.
+Nothing distinguishes the two. So the watermark catches up once the clock has been ahead for as long as it is ahead.
+After a step of 31 days, nothing expires because of the step for 31 days.
+After a stop of six hours, SETs expire up to six hours late.
 """
 
 import logging
@@ -28,37 +33,41 @@ from eventpoll.store.redis.connection import node_of, nodes
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 60.0
-"""How often a process compares the clocks, beside its calls. In between, its monotonic clock tells the time."""
+"""Interval, in seconds, at which a process compares the clocks. In between, it uses its monotonic clock."""
 
 RETRY_SECONDS = 5.0
 SLACK_SECONDS = 1.0
-"""What two clocks may differ by from one look to the next without one of them being set."""
+"""Seconds by which two clocks may drift apart between two comparisons. A larger difference means that one was set."""
 
 WATERMARK, AHEAD_SINCE = b"watermark", b"ahead_since"
 """Members of the sorted set keys.CLOCK; their scores are milliseconds."""
 
 
 NEVER = 10**13
-"""Milliseconds: some three hundred years."""
+"""Milliseconds, about three hundred years."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a look found out: the watermark `mark` at the monotonic time `at`, and how far our clock was ahead of the
-    store's."""
+    """Result of a comparison, in seconds: the watermark `mark` at the monotonic time `at`.
+
+    `skew` is how far our clock was ahead of the store's.
+    """
 
     mark: float
     at: float
     skew: float
 
     def watermark(self) -> float:
-        """Return the watermark of now: time has passed since."""
+        """Return the current watermark: `mark` plus the monotonic time since then."""
         return self.mark + time.monotonic() - self.at
 
 
 class Clock:
-    """The store's clock beside ours. `most` is how far they may differ, in seconds; `ahead` how far the store's clock
-    was ahead of the watermark when it was last looked at."""
+    """Compares the store's clock with ours. `most` is the largest allowed difference, in seconds.
+
+    `ahead` is how far the store's clock was ahead of the watermark at the last comparison, in seconds.
+    """
 
     def __init__(self, client: redis.Redis, most: float) -> None:
         self.most = most
@@ -68,35 +77,35 @@ class Clock:
         self._next_look = -math.inf
 
     def ours(self) -> tuple[int, int]:
-        """Return what the Lua commands compare: our clock, and how near the store's must be, in seconds."""
+        """Return our clock and the largest allowed difference, both in seconds, for the Lua commands to compare."""
         return round(time.time()), round(self.most)
 
     def late(self) -> int:
-        """Return by how many milliseconds the clocks are ahead of the watermark: SETs expire so much later.
+        """Return by how many milliseconds the clocks are ahead of the watermark. SETs expire later by this much.
 
-        The first call looks at the store's clock. Later looks are made beside the callers: none waits for one. As
-        long as the store could not be asked, nothing expires.
+        The first call reads the store's clock. Later comparisons run in a thread, so that no caller waits for one.
+        Until a first comparison succeeds, nothing expires.
         """
         now = time.monotonic()
         if now >= self._next_look:
             first = self._next_look < 0
-            self._next_look = now + RETRY_SECONDS  # others do not look meanwhile
+            self._next_look = now + RETRY_SECONDS  # keeps other callers from starting the same comparison
             if first:
                 self.look()
             else:
                 Thread(target=self.look, name="eventpoll-clock", daemon=True).start()
         if self._known is None:
             return NEVER
-        # By our own clock: if both were set just now, nobody has looked at the store's yet.
+        # Use our own clock: if both clocks were just set, no comparison has seen the store's new time yet.
         ahead = time.time() - self._known.skew - self._known.watermark()
         return round(ahead * 1000) if ahead > SLACK_SECONDS else 0
 
     def look(self) -> None:
-        """Compare the clocks, and keep the watermark in the store. Never raises: without it nothing expires."""
+        """Compare the clocks and save the watermark. Never raises Unavailable: without a watermark nothing expires."""
         try:
             clock, kept = self._ask()
             if abs(clock - time.time()) > self.most:
-                return  # and look again soon
+                return  # the next comparison follows after RETRY_SECONDS
             self._compare(clock, kept.get(WATERMARK), kept.get(AHEAD_SINCE))
         except Unavailable as error:
             log.debug("The store's clock could not be looked at: %s", error)
@@ -104,7 +113,7 @@ class Clock:
             self._next_look = time.monotonic() + LOOK_SECONDS
 
     def check(self) -> None:
-        """Raise WrongClock unless each server that keeps streams has a clock near ours. Raises Unavailable."""
+        """Raise WrongClock unless the clock of each server that stores streams is near ours. Raises Unavailable."""
         for server in _servers(self._client):
             asked = time.time()
             with errors():
@@ -113,7 +122,7 @@ class Clock:
                 raise WrongClock(mistake)
 
     def mistake(self, clock: float, skew: float) -> str | None:
-        """Return what is wrong with a server's clock, `skew` seconds ahead of ours, and what to do; or None."""
+        """Return an error text if a server's `clock`, `skew` seconds ahead of ours, is wrong, else None."""
         if clock * 1_000_000 >= LANE:
             return "the store's clock is past May 2041, which its order of SETs cannot hold: set it right"
         if abs(skew) > self.most:
@@ -137,7 +146,7 @@ class Clock:
             marks.append(self._known.watermark())
         mark = max(marks, default=clock)
         self.ahead = clock - mark
-        at_start = self._known is None and self.ahead <= self.most  # we were away for so little that it may be right
+        at_start = self._known is None and self.ahead <= self.most  # stopped so briefly that the clock may be right
         if self.ahead <= SLACK_SECONDS or at_start or (since is not None and mark - since >= self.ahead):
             mark, self.ahead = clock, 0.0
         self._known = Known(mark, time.monotonic(), time.time() - clock)
@@ -162,8 +171,10 @@ class Clock:
 
 
 def distance(told: float, asked: float, answered: float) -> float:
-    """Return by how much a clock that told its time between two moments of ours is at the least ahead of ours, in
-    seconds. That an answer took long makes none."""
+    """Return the least number of seconds by which the other clock is ahead of ours.
+
+    `told` is the other clock's time, read between our times `asked` and `answered`. A slow answer adds no distance.
+    """
     return told - min(max(told, asked), answered)
 
 

@@ -1,4 +1,4 @@
-"""The Lua commands, run on the server that keeps a stream's keys: by their SHA, in one round trip, never twice."""
+"""Run the Lua commands on the server that stores a stream's keys: by SHA, in one round trip, never twice."""
 
 import hashlib
 import importlib.resources
@@ -31,42 +31,45 @@ NAMES = (
 )
 
 NOT_RUN = (NoScriptError, MovedError, AskError, TryAgainError)
-"""Replies of a server that does not know the command, or does not keep the keys: nothing was run."""
+"""Error replies that prove that nothing was run: the server lacks the script, or does not store the keys."""
 
 Argument = str | int | bytes
 
 
 class Commands:
-    """Every command of eventpoll/store/lua, by its name."""
+    """Runs the commands in eventpoll/store/lua by name."""
 
     def __init__(self, client: redis.Redis, *, fast_path: bool = True) -> None:
         self._client = client
         short = fast_path and monkey.is_module_patched("socket") and RoundTrips.serve(client)
         self._trips = RoundTrips(client) if short else None
-        self._bulk = RoundTrips(client) if short else None  # apart: no poll waits behind a batch
+        self._bulk = RoundTrips(client) if short else None  # a second connection, so that no poll waits behind a batch
         self._circuit = Circuit()
         lua = importlib.resources.files("eventpoll.store") / "lua"
         self.texts = {name: (lua / f"{name}.lua").read_text(encoding="utf-8") for name in NAMES}
         self.shas = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self.texts.items()}  # noqa: S324
 
     def run(self, name: str, tpp: str, *arguments: Argument) -> Any:
-        """Run a command on a stream. Raises Unavailable, or what the command's named errors stand for."""
+        """Run a command on a stream. Raises Unavailable, or the class of the command's named error."""
         names = keys.of(tpp)
         with errors(), self._circuit:
             try:
                 return self._ask("EVALSHA", self.shas[name], len(names), *names, *arguments)
-            except NoScriptError:  # the server was restarted or flushed: nothing was run
+            except NoScriptError:  # the server lost its scripts (restart, flush) and ran nothing
                 return self._ask("EVAL", self.texts[name], len(names), *names, *arguments)
 
     def fields(self, tpp: str, *names: str) -> list[bytes | None]:
-        """Some fields of a stream, for which no script is needed. Raises Unavailable."""
+        """Return some fields of a stream, None for a field that is not set. Uses no script. Raises Unavailable."""
         with errors(), self._circuit:
             found: list[bytes | None] = self._ask("HMGET", keys.of(tpp)[0], *names)
             return found
 
     def read(self, tpp: str, *asked: tuple[str, str, Sequence[str]]) -> list[Any]:
-        """The replies to commands that need no script, (command, key, arguments) each, in one round trip; of one that
-        the server refused, its error. Raises Unavailable."""
+        """Run plain commands in one round trip. Return their replies in order.
+
+        Each command is (command, key, arguments), where `key` is a name of keys.STREAM_KEYS.
+        If the server refuses a command, its reply is the error. Raises Unavailable.
+        """
         names = dict(zip(keys.STREAM_KEYS, keys.of(tpp), strict=True))
         commands: list[Command] = [(command, names[key], *arguments) for command, key, arguments in asked]
         with errors(), self._circuit:
@@ -75,10 +78,10 @@ class Commands:
     def run_many(
         self, name: str, calls: Sequence[tuple[str, Sequence[Argument]]], replicas: int = 0, wait_ms: int = 0
     ) -> list[Any]:
-        """Run a command for each stream and its arguments, in one round trip to each server: the replies, in order;
-        of one that went wrong, its error.
+        """Run a command for each stream and its arguments, in one round trip to each server.
 
-        Where `replicas` are asked for, so many must have it all within `wait_ms` milliseconds. Raises Unavailable.
+        Return the replies in order. If a command fails, its reply is the error.
+        With `replicas`, that many replicas must have every write within `wait_ms` milliseconds. Raises Unavailable.
         """
         replies: list[Any] = [None] * len(calls)
         with errors(), self._circuit:
@@ -100,7 +103,7 @@ class Commands:
     def _by_server(
         self, calls: Sequence[tuple[str, Sequence[Argument]]], replies: list[Any]
     ) -> dict[int, tuple[redis.Redis, list[int]]]:
-        """The places of what has not been run, by the server that it is for."""
+        """Return the indexes of the calls that have not run, grouped by the server that they are for."""
         found: dict[int, tuple[redis.Redis, list[int]]] = {}
         for place, reply in enumerate(replies):
             if reply is None or isinstance(reply, NOT_RUN):

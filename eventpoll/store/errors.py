@@ -1,4 +1,4 @@
-"""What the store raises, and nothing else of the driver's passes it."""
+"""Exceptions of the store. Driver exceptions never leave it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,31 +8,31 @@ from redis.exceptions import RedisClusterException
 
 
 class StoreError(Exception):
-    """What went wrong in the store."""
+    """Base class of the store's exceptions."""
 
 
 class Unavailable(StoreError):
-    """The store is away, loading, read-only, full or cannot persist. Nothing can be said of what was asked."""
+    """The store is unreachable, loading, read-only, full or cannot persist. The command may or may not have run."""
 
 
 class NewerLayout(Unavailable):
-    """A newer version of eventpoll has written this store, in a layout that this version cannot read."""
+    """A newer version of eventpoll wrote this store in a layout that this version cannot read."""
 
 
 class Named(StoreError):
-    """A refusal by a Lua command, with the word that it answered."""
+    """A Lua command answered with a named error."""
 
 
 class WrongClock(Named, Unavailable):
-    """CLOCK: the store's clock is far from ours, or past May 2041. Nothing was done."""
+    """CLOCK: the store's clock is far from ours, or past May 2041. The command had no effect."""
 
 
 class NoStream(Named):
-    """NOSTREAM: no stream of this TPP."""
+    """NOSTREAM: this TPP has no stream."""
 
 
 class Denied(Named):
-    """DENIED: the secret is not the one of this stream."""
+    """DENIED: the secret does not match this stream's."""
 
 
 class BadSet(Named):
@@ -40,11 +40,11 @@ class BadSet(Named):
 
 
 class Full(Named):
-    """FULL: the stream holds as many SETs as it may."""
+    """FULL: the stream holds the maximum number of SETs (max_pending)."""
 
 
 class NoSet(Named):
-    """NOSET: no such SET on this stream, or forgotten."""
+    """NOSET: this stream has no such SET, or has forgotten it."""
 
 
 class NotParked(Named):
@@ -52,7 +52,7 @@ class NotParked(Named):
 
 
 class Outstanding(Named):
-    """OUTSTANDING: SETs are outstanding on this stream."""
+    """OUTSTANDING: this stream still has outstanding SETs."""
 
 
 NAMED = {
@@ -69,7 +69,7 @@ NAMED = {
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Turn what the driver raises into what this module promises."""
+    """Convert exceptions of the driver into those of this module."""
     try:
         yield
     except redis.ResponseError as error:
@@ -82,7 +82,7 @@ def errors() -> Iterator[None]:
 
 
 def refused(reply: Exception) -> StoreError:
-    """What an error reply in a pipeline stands for."""
+    """Return the exception of this module for an error reply in a pipeline."""
     try:
         with errors():
             raise reply

@@ -1,7 +1,8 @@
-"""The inbox in Redis: a stream that any client may add to, shared by the workers through a consumer group.
+"""The inbox: a Redis stream that any client may add to. Workers share it through a consumer group.
 
-On Redis Cluster it lives on another node than the streams of the TPPs, so nothing here is one step with a push: an
-entry is done with after its SET is queued, and whoever sees it again queues nothing new, as its jti is the same.
+On a Redis Cluster, the inbox may be on another node than the streams of the TPPs. So a push and the removal of its
+entry cannot be one atomic step. A worker removes an entry after its SET is queued. If another worker mints the same
+entry again, it queues nothing new, because the jti is the same.
 """
 
 import secrets
@@ -28,16 +29,16 @@ class Entry:
 
 
 class Intake:
-    """The inbox, as one worker sees it."""
+    """Access of one worker to the inbox."""
 
     def __init__(self, store: Store) -> None:
         self._redis = store.redis
         self._name = f"{socket.gethostname()}-{secrets.token_hex(4)}"
-        self._looked = "0-0"  # how far the search for abandoned entries has come
-        self._begun = True  # whether that search is the first since we joined
+        self._looked = "0-0"  # entry id at which the search for abandoned entries goes on
+        self._begun = True  # True during the first search after `join`
 
     def join(self) -> None:
-        """Make the consumer group, from the first entry on; forget workers long gone. Raises Unavailable."""
+        """Create the consumer group from the first entry on, and delete idle workers' consumers. Raises Unavailable."""
         self._looked, self._begun = "0-0", True
         with errors():
             try:
@@ -50,7 +51,7 @@ class Intake:
                     self._redis.xgroup_delconsumer(keys.INBOX, keys.INBOX_GROUP, consumer["name"])
 
     def fresh(self, count: int, wait_ms: int) -> list[Entry]:
-        """Entries that no worker has seen; waits for one. Raises Unavailable."""
+        """Return up to `count` entries that no worker has read. Wait up to `wait_ms` for one. Raises Unavailable."""
         with errors():
             found: Any = self._redis.xreadgroup(
                 keys.INBOX_GROUP, self._name, {keys.INBOX: ">"}, count=count, block=wait_ms or None
@@ -58,12 +59,13 @@ class Intake:
         return [entry for _, entries in found or [] for entry in _entries(entries)]
 
     def abandoned(self, count: int, idle_ms: int) -> tuple[list[Entry], bool]:
-        """Entries that a worker, dead or stuck, took so long ago: they are ours now; and whether there may be more.
+        """Take over entries that a dead or stuck worker took at least `idle_ms` ago.
 
-        A call looks at some of the entries that are taken, and the next one goes on from there, so that many
-        that have to wait never hide the ones behind them. The first search after `join` takes every entry over,
-        however long ago it was taken: if the store's clock was set back meanwhile, that cannot be known, and what
-        two workers mint is one SET all the same. Raises Unavailable.
+        Return the entries, and True if there may be more. Each call searches a part of the taken entries, and the next
+        call goes on from there. So entries that must wait never hide the ones behind them.
+        The first search after `join` takes over every entry, whatever its age. The store's clock may have been set
+        back, and then the age is unknown. If two workers mint the same entry, the result is one SET.
+        Raises Unavailable.
         """
         with errors():
             answer = self._redis.xautoclaim(
@@ -79,7 +81,7 @@ class Intake:
         return _entries(answer[1]), self._looked != "0-0"
 
     def done(self, entry: Entry) -> None:
-        """Take an entry off the inbox. Raises Unavailable."""
+        """Remove an entry from the inbox. Raises Unavailable."""
         with errors():
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.xack(keys.INBOX, keys.INBOX_GROUP, entry.id)
@@ -87,14 +89,14 @@ class Intake:
             pipeline.execute()
 
     def bury(self, entry: Entry, reason: str) -> None:
-        """Put an entry among the dead, with the reason, and take it off the inbox. Raises Unavailable.
+        """Add an entry to the dead entries with the reason, then remove it from the inbox. Raises Unavailable.
 
-        A worker that dies in between leaves it in both: it is buried twice then, under the same id.
+        If the worker dies in between, the entry stays in both. It is then buried twice, under the same id.
         """
         with errors():
             ours = {"id": entry.id, "reason": reason.encode("utf-8", "backslashreplace")}
             theirs = {name: text.encode("utf-8", "surrogateescape") for name, text in entry.fields.items()}
-            told: dict[Any, Any] = {**ours, **theirs, **ours}  # ours first, and ours where both have the name
+            told: dict[Any, Any] = {**ours, **theirs, **ours}  # ours come first and win over fields of the same name
             self._redis.xadd(keys.INBOX_DEAD, told, maxlen=DEAD_KEPT, approximate=True)
         self.done(entry)
 
@@ -105,7 +107,7 @@ def _entries(found: Any) -> list[Entry]:
             number.decode(), {name.decode("utf-8", "replace"): _text(value) for name, value in (fields or {}).items()}
         )
         for number, fields in found
-        if number is not None  # Redis 6.2 tells so of an entry that was taken out of the stream by others
+        if number is not None  # Redis 6.2 returns None for an entry that another client deleted
     ]
 
 

@@ -1,7 +1,7 @@
-"""The names of everything in Redis; no other place spells them.
+"""The names of all keys in Redis. No other module writes them.
 
-All keys of one TPP share the hash tag {TPP}, so that Redis Cluster keeps them on one node and a Lua command
-may touch them together. What spans streams has a name without a tag, and is never part of such a command.
+All keys of one TPP share the hash tag {TPP}. So a Redis Cluster stores them on one node, and a Lua command may use
+them together. Keys for all streams have no tag, and no such command uses them.
 """
 
 import re
@@ -25,16 +25,16 @@ STREAM_KEYS = (
     "wake",
 )
 
-#: Sorted set of the names of all streams, each with score 0: in alphabetical order.
+#: Sorted set of the names of all streams, each with score 0, so that Redis keeps them in alphabetical order.
 STREAMS = "eventpoll:streams"
 
-#: Hash of what the streams that are no more had counted: so a count over all streams never goes back.
+#: Hash of the counters of deleted streams, so that totals never decrease.
 FORGOTTEN = "eventpoll:forgotten"
 
-#: Sorted set: up to when time has surely passed, and since when the store's clock has been ahead of that.
+#: Sorted set of two times: the watermark (clock.py), and since when the store's clock has been ahead of it.
 CLOCK = "eventpoll:clock"
 
-#: Stream of raw events that wait to be minted, and the stream of those that could not be.
+#: Redis stream of raw events that wait to be minted, and the Redis stream of those that could not be minted.
 INBOX = "eventpoll:inbox"
 INBOX_DEAD = "eventpoll:inbox:dead"
 
@@ -44,12 +44,15 @@ INBOX_GROUP = "eventpoll"
 
 @lru_cache(maxsize=4096)
 def of(tpp: str) -> tuple[str, ...]:
-    """The keys of the stream of `tpp`, in KEYS order. The name must have been checked: a brace would move the tag."""
+    """Return the keys of the stream of `tpp`, in the order of KEYS.
+
+    The caller has checked the name with `check_tpp`, because a brace in it would change the hash tag.
+    """
     return tuple(f"eventpoll:{{{tpp}}}:{key}" for key in STREAM_KEYS)
 
 
 def wake(tpp: str) -> str:
-    """The channel on which the held polls of `tpp` listen: the last of its keys."""
+    """Return the wake-up channel for the held polls of `tpp`, which is the last of its keys."""
     return of(tpp)[-1]
 
 
@@ -57,7 +60,7 @@ TPP = re.compile(r"[A-Za-z0-9._~@:+-]{1,128}")
 
 
 def check_tpp(name: str) -> str:
-    """The name, if it may be the name of a TPP. Raises Refused."""
+    """Check the name of a TPP and return it. Raises Refused if it is not allowed."""
     if not TPP.fullmatch(name):
         raise Refused("field_invalid", "the name of a TPP is 1 to 128 of A-Z a-z 0-9 . _ ~ @ : + -", path="tpp")
     return name

@@ -1,4 +1,4 @@
-"""What goes into the store and comes out of it, as plain values."""
+"""Value types of the store, and functions that read replies of the Lua commands."""
 
 import json
 from bisect import bisect_right
@@ -16,26 +16,26 @@ HAPPENINGS = {
     "x": "discarded",
     "t": "expired",
 }
-#: The families of events, as OAuth scopes of UK Open Banking name them; the first is the one of SETs without.
+#: The families of events, named as the OAuth scopes of UK Open Banking. The first is for SETs without a family.
 FAMILIES = ("", "accounts", "payments", "fundsconfirmations")
 EVERY_FAMILY = "0123"
 UNKNOWN = "unknown"
-"""What a record says in a letter that this version does not know: one of a newer version, or of a script."""
+"""Stands for a letter in a record that this version does not know. A newer version or a script wrote it."""
 
 LANE = 2**51
 
-#: What each stream counts, in the order in which forget.lua answers it.
+#: The counters of each stream, in the order in which forget.lua returns them.
 COUNTERS = ("pushed", "delivered", "acked", "reported", "discarded", "expired")
 
 BY = {"r": "rfc8936", "o": "obie", "w": "wso2", "b": "bank", "s": "service"}
 
 ERROR_BYTES = {"err": 240, "description": 1536}
-"""What the members of a reported error may take in the store: six bytes for each character that OBIE lets them have."""
+"""Maximum bytes of each member of a reported error in the store: six for each character that OBIE allows."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How the service treats a SET, where its stream says nothing else. Times in seconds."""
+    """Defaults of the service for streams without settings of their own. Times are in seconds."""
 
     redeliver_after: float = 0.0
     max_deliveries: int = 0
@@ -49,19 +49,19 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a poll handed out: (jti, SET) in the order of delivery, and what it did."""
+    """Result of a poll: (jti, SET) pairs in the order of delivery, and the number of acks and errors applied."""
 
     sets: list[tuple[bytes, bytes]]
     more: bool
-    wait: float | None  # seconds until the next lease runs out
-    stale: bool  # whether sweep has something to do
+    wait: float | None  # seconds until the next lease ends, None without a lease
+    stale: bool  # True if sweep has something to remove
     acked: int
     reported: int
 
 
 @dataclass(frozen=True)
 class Happening:
-    """One thing that happened to a SET."""
+    """One entry in the history of a SET."""
 
     at: datetime
     what: str
@@ -70,7 +70,7 @@ class Happening:
 
 @dataclass(frozen=True)
 class SetRecord:
-    """Where a SET is in its life: pending, in_flight, parked, settled or expired."""
+    """A SET with its history. `state` is pending, in_flight, parked, settled or expired."""
 
     jti: str
     state: str
@@ -84,7 +84,7 @@ class SetRecord:
 
 @dataclass(frozen=True)
 class Status:
-    """How a stream stands."""
+    """Status of a stream: the number of SETs in each state, and the stream's fields."""
 
     tpp: str
     pending: int
@@ -96,8 +96,10 @@ class Status:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What became of a push: `queued`, `repeated`, or `kept` with the SET that has the jti already; and whether
-    sweep has something to do."""
+    """Outcome of a push: `queued`, `repeated` or `kept`. With `kept`, the field is the SET that has this jti already.
+
+    `stale` is True if sweep has something to remove.
+    """
 
     outcome: str
     kept: str | None = None
@@ -105,7 +107,7 @@ class Pushed:
 
 
 def pushed(reply: list[bytes]) -> Pushed:
-    """Read a reply of push.lua."""
+    """Parse a reply of push.lua."""
     if reply == [b"queued"]:
         return QUEUED
     outcome, *more = [part.decode() for part in reply]
@@ -114,7 +116,7 @@ def pushed(reply: list[bytes]) -> Pushed:
 
 @dataclass(frozen=True)
 class Hour:
-    """What a stream counted in one hour, which begins `at`."""
+    """Counts of a stream in the hour that begins `at`."""
 
     at: datetime
     pushed: int
@@ -124,8 +126,10 @@ class Hour:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a server says of itself: `clock` in seconds, `settings` empty where CONFIG is not allowed; `program` is the
-    path of its executable, where it says so."""
+    """Facts that a server reports about itself. `clock` is in seconds.
+
+    `settings` is empty if CONFIG is not allowed. `program` is the path of its executable, "" if not reported.
+    """
 
     name: str
     version: str
@@ -135,7 +139,7 @@ class Facts:
 
     @property
     def durability(self) -> str:
-        """What a crash of the server may take."""
+        """Return a text on which writes a crash of the server may lose."""
         kept = {
             ("yes", "always"): "durable: each write is on disk before it is answered",
             ("yes", "everysec"): "durable: a crash may take the last second or two",
@@ -154,7 +158,7 @@ def _when(milliseconds: float) -> datetime:
 
 
 def error_text(error: Mapping[str, str]) -> bytes:
-    """Return a reported error as it is kept: JSON, each member cut to its ERROR_BYTES."""
+    """Return a reported error as the store keeps it: JSON, with each member cut to its ERROR_BYTES."""
     members = [
         b'"%b": "%b"' % (name.encode(), _cut(error[name], most)) for name, most in ERROR_BYTES.items() if name in error
     ]
@@ -162,7 +166,7 @@ def error_text(error: Mapping[str, str]) -> bytes:
 
 
 def _cut(text: str, most: int) -> bytes:
-    """As much of a text as its JSON may have bytes, without the quotes."""
+    """Return the longest prefix of a text whose JSON, without the quotes, has at most `most` bytes."""
 
     def written(length: int) -> bytes:
         return json.dumps(text[:length], ensure_ascii=False).encode("utf-8", "backslashreplace")[1:-1]
@@ -174,7 +178,7 @@ def _cut(text: str, most: int) -> bytes:
 
 
 def set_record(jti: str, state: str, record: bytes, lease: bytes, secevent: bytes = b"") -> SetRecord:
-    """Read a record as poll.lua writes it."""
+    """Parse a record in the format of poll.lua. `state` is the state that the store reports."""
     head, _, error = record.decode(errors="replace").partition("\n")
     place, deliveries, trail = head.split(" ", 2)
     family, order = divmod(int(place), LANE)
@@ -197,9 +201,9 @@ def set_record(jti: str, state: str, record: bytes, lease: bytes, secevent: byte
 
 
 def _error(text: str) -> dict[str, str]:
-    """Return `err` and `description` of an error, each only if it is there and is a text.
+    """Return `err` and `description` of an error, each only if it is present and is a string.
 
-    A script that runs poll.lua may have written any words: those that are no JSON object are the description.
+    A script that runs poll.lua may have written any text. A text that is not a JSON object becomes the description.
     """
     try:
         error = json.loads(text)
@@ -211,7 +215,7 @@ def _error(text: str) -> dict[str, str]:
 
 
 def status(tpp: str, reply: list[Any]) -> Status:
-    """Read a reply of status.lua."""
+    """Parse a reply of status.lua."""
     now, pending, in_flight, parked, *rest = reply
     oldest = {
         state: max(0.0, (int(now) * 1000 - int(order)) / 1e6) if order else None
@@ -222,11 +226,14 @@ def status(tpp: str, reply: list[Any]) -> Status:
 
 
 HOURS = 24
-"""For how many hours, the present one too, a stream's notes tell what was counted in each."""
+"""Number of hours, with the current one, for which a stream's notes give the counts."""
 
 
 def hours(fields: Mapping[str, str], now: datetime) -> list[Hour]:
-    """What a stream counted in each of the last hours, the latest last: the differences between the notes."""
+    """Return the counts of a stream for each of the last HOURS hours, the latest last.
+
+    The count of an hour is the difference between two notes of the counters.
+    """
     notes = [[int(number) for number in note.split()] for note in filter(None, fields.get("hours", "").split(","))]
     stood = [note[1:] for note in notes] + [[int(fields.get(name, 0)) for name in ("pushed", "delivered", "acked")]]
     counted: dict[int, list[int]] = {}

@@ -1,7 +1,7 @@
 """The store: one method for each Lua command, plain values in and out.
 
-Nothing above this module imports redis or knows a key. Whatever keeps Redis from answering in full is raised as
-Unavailable; what a command itself refuses is raised as the class that its named error stands for.
+No module above the store imports redis or knows a key. If Redis does not answer in full, methods raise Unavailable.
+If a command refuses, they raise the class of its named error.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,18 +21,18 @@ from eventpoll.store.redis.connection import connect, nodes
 from eventpoll.store.redis.wakeups import Subscription
 
 LAYOUT = "1"
-"""The stored layout, as docs/redis-layout.md describes it: the field `layout` of each stream."""
+"""Version of the stored layout (docs/redis-layout.md), in the field `layout` of each stream."""
 
 MINTING = ("set_profile", "audience")
 MANY = 4_000
-"""Where a poll has more jtis that its stream does not know, they are left out before the Lua command. Redis hashes the
-strings of a script without a random seed: 10 000 made-up jtis of one hash hold up everybody for most of a second."""
+"""If a poll has more unknown jtis than this, the store drops them before it runs the Lua command. Redis hashes strings
+of a script without a random seed, so 10 000 jtis forged to one hash block everyone for most of a second."""
 
 FAMILY = {scope: place for place, scope in enumerate(records.FAMILIES)}
 
 
 class Store:
-    """The outstanding SETs of all TPPs, in Redis."""
+    """Access to the outstanding SETs of all TPPs in Redis."""
 
     def __init__(self, client: redis.Redis, rules: Rules, where: str = "Redis", *, fast_path: bool = True) -> None:
         self.redis = client
@@ -55,7 +55,7 @@ class Store:
     # -- one method for each Lua command ------------------------------------------------------------------------
 
     def push(self, tpp: str, jti: str, secevent: str, scope: str = "") -> Pushed:
-        """Queue a SET, whose form the caller has seen to, once per jti. Raises NoStream, BadSet, Full."""
+        """Queue a SET once per jti. The caller has checked its form. Raises NoStream, BadSet, Full."""
         if self.rules.wait_replicas:
             (outcome,) = self.push_many(tpp, [(jti, secevent, scope)])
             if isinstance(outcome, StoreError):
@@ -64,10 +64,7 @@ class Store:
         return records.pushed(self._run("push", tpp, jti, secevent, *self._push_rules(scope)))
 
     def push_many(self, tpp: str, sets: Sequence[tuple[str, str, str]]) -> "list[Pushed | StoreError]":
-        """Queue many SETs, (jti, SET, scope) each, in one step; each has an outcome of its own.
-
-        Raises Unavailable.
-        """
+        """Queue many SETs, each (jti, SET, scope), in one step. Return one outcome for each. Raises Unavailable."""
         if not sets:
             return []
         rules = self.rules
@@ -89,11 +86,11 @@ class Store:
         profile: str,
         families: str = records.EVERY_FAMILY,
     ) -> Answer:
-        """Settle, then hand out up to `max_events` SETs, in one step. Raises NoStream, Denied.
+        """Settle acks and errors, then deliver up to `max_events` SETs, in one step. Raises NoStream, Denied.
 
-        `proof` is the SHA-256 of the TPP's secret in hex, checked in the same step; empty where the caller is
-        known already. `profile` is a letter of records.BY, `families` the digits of the families that the caller
-        may see.
+        `proof` is the SHA-256 of the TPP's secret in hex, checked in the same step. It is empty if the caller is
+        authenticated already. `profile` is a letter of records.BY. `families` are the digits of the families that the
+        caller may see.
         """
         rules = self.rules
         acks, errs = list(dict.fromkeys(ack)), set_errs or {}
@@ -125,9 +122,9 @@ class Store:
         self._run("prove", tpp, proof)
 
     def configure(self, tpp: str, secret_hash: str, settings: Mapping[str, str]) -> bool:
-        """Make or change a stream; the setting "" goes back to the service's own. Tells whether it is new."""
-        # On a Cluster the list lives elsewhere, so the two cannot be one step: listed first, a stream is never
-        # there without being listed; and listed again, in case it was being forgotten meanwhile.
+        """Create or change a stream. Return True if it is new. A setting of "" returns to the service's default."""
+        # On a Cluster the list is on another node, so the two writes cannot be atomic. List first, so that every
+        # stream that exists is listed. List again, because a concurrent `forget` may have removed the name.
         self._list(tpp)
         parts = [part for pair in settings.items() for part in pair]
         created = self._run("configure", tpp, secret_hash, *parts)[0] == b"created"
@@ -136,25 +133,25 @@ class Store:
         return bool(created)
 
     def rotate(self, tpp: str, secret_hash: str, grace: float) -> None:
-        """Give a stream a new secret; the old one works for `grace` seconds more. Raises NoStream."""
+        """Set a new secret for a stream. The old one stays valid for `grace` seconds. Raises NoStream."""
         self._run("rotate", tpp, secret_hash, _milliseconds(grace))
 
     def status(self, tpp: str) -> Status:
-        """How a stream stands. Raises NoStream."""
+        """Return the status of a stream. Raises NoStream."""
         return records.status(tpp, self._run("status", tpp))
 
     def peek(self, tpp: str, state: str, limit: int, after: str = "") -> list[SetRecord]:
-        """The SETs in one state, oldest first, from behind the jti `after`. Raises NoStream, NoSet."""
+        """Return up to `limit` SETs in one state, oldest first, after the jti `after`. Raises NoStream, NoSet."""
         reply = self._run("peek", tpp, state, limit, after)
         return [records.set_record(reply[i].decode(), state, *reply[i + 1 : i + 3]) for i in range(0, len(reply), 3)]
 
     def find(self, tpp: str, jti: str) -> SetRecord:
-        """All about one SET. Raises NoStream, NoSet."""
+        """Return one SET with its record. Raises NoStream, NoSet."""
         state, record, lease, secevent = self._run("find", tpp, jti, self._times()[1])
         return records.set_record(jti, state.decode(), record, lease, secevent)
 
     def requeue(self, tpp: str, jti: str) -> None:
-        """Put a parked SET back. Raises NoStream, NoSet, NotParked."""
+        """Return a parked SET to the queue. Raises NoStream, NoSet, NotParked."""
         self._run("requeue", tpp, jti)
 
     def discard(self, tpp: str, jti: str) -> None:
@@ -162,16 +159,16 @@ class Store:
         self._run("discard", tpp, jti)
 
     def sweep(self, tpp: str, limit: int = 500) -> tuple[list[str], bool]:
-        """Take out what is past its time: the jtis of expired SETs, and whether more are due. Raises NoStream."""
+        """Remove SETs and jtis past their time. Return the expired jtis, and True if more are due. Raises NoStream."""
         left, *jtis = self._run("sweep", tpp, *self._times(), limit, *self.clock.ours())
         return [jti.decode() for jti in jtis], left == 1
 
     def forget(self, tpp: str, *, force: bool = False) -> None:
-        """Take a stream away. Raises NoStream, Outstanding."""
+        """Delete a stream, with `force` also one that has SETs. Raises NoStream, Outstanding."""
         _, *counted = self._run("forget", tpp, int(force))
         with errors():
-            # Two steps, as on a Cluster they must be. Until the second the name is listed, and has no stream: so
-            # who counts over all streams knows that these counts are on their way.
+            # Two steps, because on a Cluster these keys are on another node. Until the second step, the name is listed
+            # without a stream. So code that sums over all streams knows that these counts are still to come.
             for name, count in zip(records.COUNTERS, counted, strict=True):
                 if count:
                     self.redis.hincrby(keys.FORGOTTEN, name, count)
@@ -180,19 +177,19 @@ class Store:
         if made_again:
             self._list(tpp)
 
-    # -- what needs none ------------------------------------------------------------------------------------------
+    # -- reads without a script -----------------------------------------------------------------------------------
 
     def minting(self, tpp: str) -> dict[str, str]:
-        """What a stream has of its own for minting, of set_profile and audience. Raises NoStream."""
+        """Return the stream's own set_profile and audience, where set. Raises NoStream."""
         created, *values = self.commands.fields(tpp, "created_at", *MINTING)
         if created is None:
             raise NoStream("no stream of this TPP")
         return {name: value.decode() for name, value in zip(MINTING, values, strict=True) if value is not None}
 
-    # -- what spans streams -------------------------------------------------------------------------------------
+    # -- all streams, the inbox, the servers --------------------------------------------------------------------
 
     def streams(self, after: str = "", limit: int = 1000) -> Sequence[Status]:
-        """How each stream stands, by name, from behind the name `after`."""
+        """Return the status of up to `limit` streams after the name `after`, in order of name."""
         found: list[Status] = []
         while len(found) < limit:
             start, wanted = f"({after}" if after else "-", limit - len(found)
@@ -201,7 +198,7 @@ class Store:
             for name in names:
                 try:
                     found.append(self.status(name.decode()))
-                except NoStream:  # listed, but not made yet, or being forgotten
+                except NoStream:  # listed, but about to be created or deleted
                     continue
             if len(names) < wanted:
                 break
@@ -209,7 +206,7 @@ class Store:
         return found
 
     def names(self, after: str = "", page: int = 200) -> Iterator[list[str]]:
-        """The names of the streams, from behind the name `after`, page by page. Raises Unavailable."""
+        """Yield pages of up to `page` names of streams after the name `after`, in order. Raises Unavailable."""
         while True:
             with errors():
                 listed: list[Any] = list(
@@ -221,39 +218,41 @@ class Store:
             after = listed[-1].decode()
 
     def statuses(self, tpps: Sequence[str] | None = None) -> Iterator[Status | None]:
-        """How each stream stands, or each of those, in few round trips; None for a name that has no stream: one that
-        is being made or forgotten. Raises Unavailable."""
+        """Yield the status of each stream, or of each in `tpps`, in few round trips.
+
+        Yield None for a name without a stream, which is being created or deleted. Raises Unavailable.
+        """
         for names in self.names() if tpps is None else [tpps]:
             for tpp, reply in self._run_on("status", names):
                 yield None if reply is None else records.status(tpp, reply)
 
     def found(self, jti: str, tpps: Sequence[str]) -> list[tuple[str, SetRecord]]:
-        """All about the SETs that have a jti on any of those streams, in one round trip. Raises Unavailable."""
+        """Return (TPP, SET) for each of the streams that has this jti, in one round trip. Raises Unavailable."""
         replies = self._run_on("find", tpps, jti, self._times()[1])
         told = [(tpp, reply) for tpp, reply in replies if reply is not None]
         return [(tpp, records.set_record(jti, reply[0].decode(), *reply[1:])) for tpp, reply in told]
 
     def forgotten(self) -> dict[str, int]:
-        """What the streams that are no more had counted. Raises Unavailable."""
+        """Return the counters of deleted streams. Raises Unavailable."""
         with errors():
             told = self.redis.hgetall(keys.FORGOTTEN)
         return {name: int(told.get(name.encode(), 0)) for name in records.COUNTERS}
 
     def inbox_entries(self) -> int:
-        """How many entries of the inbox are not minted yet. Raises Unavailable."""
+        """Return the number of inbox entries that are not minted yet. Raises Unavailable."""
         with errors():
             return int(self.redis.xlen(keys.INBOX))
 
     def ping(self) -> None:
-        """Raises Unavailable unless the store can be written to."""
+        """Raise Unavailable unless the store accepts writes."""
         with errors():
-            self.redis.zadd(keys.STREAMS, {"": 0}, xx=True)  # a write that writes nothing, refused when full
+            self.redis.zadd(keys.STREAMS, {"": 0}, xx=True)  # a no-op write; Redis refuses it when its memory is full
 
     def check_layout(self, most: int | None = None) -> None:
-        """Raise NewerLayout where a stream is in a layout that this version does not know.
+        """Raise NewerLayout if a stream has a layout that this version does not know.
 
-        Look at all streams; with `most`, at so many of them, and at the next ones in the next call. Raise Unavailable
-        where the store does not answer.
+        Check all streams, or with `most` that many, and the next ones in the next call. Raise Unavailable if the store
+        does not answer.
         """
         for names in self.names(self._checked if most else "", most or 200):
             for tpp, status in zip(names, self.statuses(names), strict=True):
@@ -263,22 +262,22 @@ class Store:
                         "run the version that wrote it, or a later one (docs/operations.md, Upgrade)"
                     )
             if most:
-                self._checked = names[-1] if len(names) == most else ""  # at the end begin again
+                self._checked = names[-1] if len(names) == most else ""  # after the last page, start again
                 return
         self._checked = ""
 
     def facts(self) -> list[Facts]:
-        """What each server that keeps streams says of itself: more than one on a Cluster. Raises Unavailable."""
+        """Return the facts of each server that stores streams, several on a Cluster. Raises Unavailable."""
         with errors():
             return [_facts(server) for server in nodes(self.redis)]
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the server is one that this service runs."""
+        """Return True if this service runs the Redis server itself."""
         return isinstance(self.redis, redis.Redis) and "embedded" in self.redis.connection_pool.connection_kwargs
 
     def describe(self) -> str:
-        """One line on where SETs are kept, and what a crash may take of them. Raises Unavailable."""
+        """Return one line on where SETs are stored and which of them a crash may lose. Raises Unavailable."""
         facts = self.facts()
         names = dict.fromkeys(f"{each.name} {each.version}" for each in facts)
         kept = dict.fromkeys(each.durability for each in facts)
@@ -286,16 +285,16 @@ class Store:
         return f"Store: {self.where}, {servers}{', '.join(names)}, {'; '.join(kept)}."
 
     def dead_entries(self) -> int:
-        """How many entries of the inbox could not be minted. Raises Unavailable."""
+        """Return the number of inbox entries that could not be minted. Raises Unavailable."""
         with errors():
             return int(self.redis.xlen(keys.INBOX_DEAD))
 
     def subscribe(self) -> Subscription:
-        """A connection of its own that hears the wake-ups of the streams that it is told to listen to."""
+        """Return a subscription with its own connection, which receives the wake-ups of chosen streams."""
         return subscribe(self.redis)
 
     def _run_on(self, name: str, tpps: Sequence[str], *arguments: str | int) -> Iterator[tuple[str, Any]]:
-        """The reply for each stream; None where there is no such stream or SET. Raises Unavailable."""
+        """Yield each TPP with its reply, None if there is no such stream or SET. Raises Unavailable."""
         for tpp, reply in zip(tpps, self.commands.run_many(name, [(tpp, arguments) for tpp in tpps]), strict=True):
             error = refused(reply) if isinstance(reply, Exception) else None
             if error and not isinstance(error, NoStream | NoSet):
@@ -303,10 +302,10 @@ class Store:
             yield tpp, None if error else reply
 
     def _unknown(self, tpp: str, jtis: list[str]) -> set[str]:
-        """Those of the jtis that a stream does not have, outstanding or ended."""
+        """Return the jtis that a stream does not know, neither outstanding nor ended."""
         sets = ("pending", "inflight_order", "parked_order")
         replies = self.commands.read(tpp, *[("ZMSCORE", key, jtis) for key in sets], ("HMGET", "settled", jtis))
-        if any(isinstance(reply, Exception) for reply in replies):  # the Lua command will say what is wrong
+        if any(isinstance(reply, Exception) for reply in replies):  # the Lua command then reports the error
             return set()
         return {jti for jti, *found in zip(jtis, *replies, strict=True) if found == [None] * len(found)}
 
@@ -319,7 +318,7 @@ class Store:
         return dedupe, retention, FAMILY[scope], 1, int(self.rules.wait_replicas > 0), *self.clock.ours()
 
     def _times(self) -> tuple[int, int]:
-        """Return retention and dedupe time in milliseconds, by the time that has really passed."""
+        """Return retention and dedupe time in milliseconds, both extended by `Clock.late`."""
         late = self.clock.late()
         return _milliseconds(self.rules.retention) + late, _milliseconds(self.rules.dedupe) + late
 
@@ -329,7 +328,7 @@ def _facts(server: redis.Redis) -> Facts:
     seconds, micros = server.time()
     try:
         found = server.config_get("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
-    except redis.ResponseError:  # managed services and careful ACLs forbid CONFIG
+    except redis.ResponseError:  # managed services and strict ACLs forbid CONFIG
         found = {}
     settings = {_word(name): _word(value) for name, value in found.items() if value is not None}
     name = "Valkey" if "valkey_version" in told else "Redis"

@@ -1,1 +1,1 @@
-"""The ways to Redis: one server, Sentinel, Cluster, embedded; and its wake-ups."""
+"""Connections to Redis (one server, Sentinel, Cluster, embedded) and its wake-ups."""

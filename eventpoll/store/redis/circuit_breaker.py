@@ -1,4 +1,4 @@
-"""What spares callers the wait for a store that says nothing."""
+"""Circuit breaker: fail fast while Redis does not answer."""
 
 import random
 import time
@@ -11,13 +11,15 @@ FIRST_SECONDS, LONGEST_SECONDS = 0.1, 2.0
 
 
 class StillAway(redis.ConnectionError):
-    """The store said nothing a moment ago: it is not asked again yet."""
+    """Redis timed out a moment ago, so this command was not sent."""
 
 
 class Circuit:
-    """Around every Lua command. After three in a row that timed out it lets one caller try at a time, after a pause
-    that doubles from 0.1 to 2 s, each pause a little other than that of the next process; the rest are told at once.
-    The first answer ends it. A store that refuses, be it the connection, costs nobody a wait, and is asked each time.
+    """Context manager around every call of `Commands`. Raises StillAway while the circuit is open.
+
+    Three timeouts in a row open the circuit. Then one caller at a time tries again after a pause, and all others fail
+    at once. The pause doubles from 0.1 to 2 s and varies at random, so that processes do not retry together.
+    The first answer closes the circuit. Immediate errors, refused connections included, do not open it.
     """
 
     def __init__(self) -> None:
@@ -29,7 +31,7 @@ class Circuit:
             now = time.monotonic()
             if now < self._next_try:
                 raise StillAway("the store said nothing a moment ago")
-            self._next_try = now + self._pause()  # who comes while this one tries is not let in
+            self._next_try = now + self._pause()  # callers that arrive during this try fail at once
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if isinstance(error, redis.TimeoutError) or isinstance(getattr(error, "__cause__", None), redis.TimeoutError):

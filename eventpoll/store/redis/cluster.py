@@ -1,4 +1,4 @@
-"""A client of a Redis Cluster, and which of its servers keeps a key."""
+"""Client of a Redis Cluster, and a lookup of the server that stores a key."""
 
 import threading
 from typing import Any
@@ -8,8 +8,10 @@ from redis.cluster import ClusterNode, RedisCluster
 
 
 class Cluster:
-    """A client of a Redis Cluster that looks for its nodes when first used: the driver's own does so at once, and a
-    service that starts while the store is away could not."""
+    """A client of a Redis Cluster that discovers its nodes at first use.
+
+    The driver's client does so in its constructor, so the service could not start while the store is unavailable.
+    """
 
     def __init__(self, url: str, places: list[ClusterNode], **options: Any) -> None:
         self._url = url
@@ -22,7 +24,7 @@ class Cluster:
         return getattr(self._found(), name)
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         if self._client is not None:
             self._client.close()
 
@@ -34,7 +36,7 @@ class Cluster:
 
 
 def home_of(client: Cluster, key: str) -> tuple[int, str | None, redis.Redis | None]:
-    """The slot of `key`, and of the server that keeps it, as far as is known, name and client: None if nobody does."""
+    """Return the slot of `key`, and the name and client of its server, both None if no server is known."""
     slot = client.keyslot(key)
     keepers = client.nodes_manager.slots_cache.get(slot)
     return (slot, keepers[0].name, client.get_redis_connection(keepers[0])) if keepers else (slot, None, None)

@@ -1,4 +1,4 @@
-"""Wake-ups on a Redis Cluster: a subscription on one connection to each primary."""
+"""Wake-ups on a Redis Cluster, through one connection to each primary."""
 
 import logging
 import queue
@@ -20,11 +20,11 @@ from eventpoll.store.redis.wakeups import FIRST_SECONDS, Subscription, pause, su
 log = logging.getLogger(__name__)
 
 SHARDED = re.compile(r"\bs(un)?subscribe", re.I)
-"""In an error, the name of a command that this server has not, or that this user may not give."""
+"""Matches an error that names a sharded command which the server lacks or the user may not run."""
 
 
 class Moved(Exception):
-    """The streams of a slot are on another server now."""
+    """The streams of this slot are now on another server."""
 
     def __init__(self, slot: int) -> None:
         super().__init__(slot)
@@ -32,27 +32,33 @@ class Moved(Exception):
 
 
 class Shard(Subscription):
-    """The connection to one primary of a Cluster. It listens in both ways, as who publishes takes the one that his
-    Redis and his ACL allow: plain wake-ups go to all nodes, sharded ones stay with those that have the stream."""
+    """The connection to one primary of a Cluster.
+
+    It uses SUBSCRIBE and SSUBSCRIBE, because publishers use whichever their Redis version and ACL allow.
+    Plain wake-ups go to all nodes. Sharded ones stay on the nodes that store the stream.
+    """
 
     def __init__(self, client: redis.Redis) -> None:
         super().__init__(client)
         self.deaf_since: float | None = None
-        """Monotonic seconds since when this server lets us have plain wake-ups alone."""
+        """Monotonic time, in seconds, since which this server delivers plain wake-ups only."""
 
     def listen(self, tpps: Iterable[str]) -> None:
-        """Hear of these streams from now on; that it is so is itself heard, once for each."""
+        """Subscribe to these streams. Each confirmation arrives as one wake-up of its stream."""
         tpps = list(tpps)
         self._send(
             *subscribe_commands("SSUBSCRIBE", tpps, 1), *subscribe_commands("SUBSCRIBE", tpps)
-        )  # the answer to this comes last
+        )  # SUBSCRIBE comes last: its confirmation is the wake-up
 
     def leave(self, tpp: str) -> None:
-        """No longer hear of this stream."""
+        """Unsubscribe from this stream."""
         self._send(*subscribe_commands("SUNSUBSCRIBE", [tpp]), *subscribe_commands("UNSUBSCRIBE", [tpp]))
 
     def word(self) -> tuple[str | None, str | None]:
-        """Wait for the next word: whose wake-up it is, or whose goodbye. Raises Moved and Unavailable."""
+        """Wait for the next message. Return (TPP, None) for a wake-up, (None, TPP) for a sharded unsubscription.
+
+        Return (None, None) for any other message. Raises Moved and Unavailable.
+        """
         try:
             kind, tpp = self._read()
         except Unavailable as error:
@@ -71,15 +77,16 @@ class Shard(Subscription):
 
 
 class ClusterSubscription(Subscription):
-    """One connection, and a thread that reads it, to each primary that keeps a stream of which we are to hear.
+    """One connection, with a thread that reads it, to each primary that stores a subscribed stream.
 
-    Where a slot or a server has gone, its streams are adrift: they are woken once, as a push may be missed; another
-    thread asks where they are now, and there they are listened to again, which wakes them once more.
+    When a slot moves or a server fails, its streams are adrift: no connection subscribes to them. Each such stream is
+    woken once, because a push may have been missed. Another thread asks the Cluster for their servers and subscribes
+    there, which wakes them once more.
     """
 
     def __init__(self, client: redis.Redis) -> None:
         with errors():
-            nodes(client)  # asks for them, the first time
+            nodes(client)  # the first call discovers the nodes
         assert isinstance(client, Cluster)
         self._client = client
         self._lock = threading.RLock()
@@ -92,7 +99,7 @@ class ClusterSubscription(Subscription):
         self._start(self._settle)
 
     def listen(self, tpps: Iterable[str]) -> None:
-        """Hear of these streams from now on; that it is so is itself heard, once for each at least."""
+        """Subscribe to these streams. Each confirmation arrives as a wake-up, at least one for each stream."""
         with self._lock:
             told: dict[str, list[str]] = {}
             for tpp in tpps:
@@ -110,7 +117,7 @@ class ClusterSubscription(Subscription):
                 self._tell(home, theirs)
 
     def leave(self, tpp: str) -> None:
-        """No longer hear of this stream."""
+        """Unsubscribe from this stream."""
         with self._lock:
             home, slot = self._homes.pop(tpp, None), self._home(tpp)[0]
             if others := self._slots.pop(slot, set()) - {tpp}:
@@ -118,7 +125,7 @@ class ClusterSubscription(Subscription):
             self._tell(home, [tpp], leave=True)
 
     def heard(self) -> str | None:
-        """Wait for the next wake-up and say whose it is; None if none comes for long. Raises Unavailable if closed."""
+        """Wait for the next wake-up. Return its TPP, or None after HEARTBEAT_SECONDS. Raises Unavailable if closed."""
         try:
             news = self._news.get(timeout=wakeups.HEARTBEAT_SECONDS)
         except queue.Empty:
@@ -128,7 +135,7 @@ class ClusterSubscription(Subscription):
         return news
 
     def close(self) -> None:
-        """Let go of the connections; a waiting `heard` raises."""
+        """Close the connections. A waiting `heard` raises Unavailable."""
         with self._lock:
             self._closed = True
             for shard in self._shards.values():
@@ -138,7 +145,7 @@ class ClusterSubscription(Subscription):
         self._news.put(Unavailable("the subscription is closed"))
 
     def _hear(self, home: str, server: redis.Redis) -> None:
-        """Of what one server says, until its connection breaks."""
+        """Process the messages of one server until its connection breaks."""
         shard = None
         try:
             shard = Shard(server)
@@ -150,7 +157,7 @@ class ClusterSubscription(Subscription):
         except Unavailable as error:
             if not self._closed:
                 log.warning("The wake-up subscription at %s is down: %s", home, error)
-        except Exception:  # whatever it is: its streams must not stay deaf
+        except Exception:  # any error: its streams must not stay without a subscription
             if not self._closed:
                 log.exception("The wake-up subscription at %s broke", home)
         with self._lock:
@@ -160,7 +167,7 @@ class ClusterSubscription(Subscription):
             shard.close()
 
     def _take(self, home: str, shard: Shard) -> None:
-        """One word of this server."""
+        """Process one message of this server."""
         woken, left, moved = None, None, None
         try:
             woken, left = shard.word()
@@ -169,19 +176,20 @@ class ClusterSubscription(Subscription):
         if woken is not None:
             self._news.put(woken)
         with self._lock:
-            if left is not None and self._homes.get(left) == home:  # come back meanwhile, or moved: the server will say
+            # The stream was left and joined again, or its slot moved. The reply to a new SSUBSCRIBE shows which.
+            if left is not None and self._homes.get(left) == home:
                 self._tell(home, [left])
             if moved is not None:
                 self._lose([tpp for tpp in self._slots.get(moved, ()) if self._homes.get(tpp) == home])
             if shard.deaf_since is not None and time.monotonic() - shard.deaf_since > wakeups.HEARTBEAT_SECONDS:
                 shard.deaf_since = time.monotonic()
-                self._lose(self._at(home))  # others may publish the sharded way: have all look, and ask anew
+                self._lose(self._at(home))  # publishers may use SPUBLISH: wake all, then subscribe again
 
     def _settle(self) -> None:
-        """Find homes for the streams that are adrift."""
+        """Find the servers of the streams that are adrift, and subscribe there."""
         seconds = FIRST_SECONDS
         while not self._closed:
-            # When all is quiet, too: a server that was cut off from the others does not say what it lost.
+            # Look also without an event: a server cut off from the others does not report the slots it lost.
             seconds = pause(seconds) if self._adrift.wait(wakeups.HEARTBEAT_SECONDS) else FIRST_SECONDS
             self._adrift.clear()
             try:
@@ -189,14 +197,14 @@ class ClusterSubscription(Subscription):
                     seek(self._client)
             except Unavailable as error:
                 log.warning("No server of the Cluster says who keeps which slots: %s", error)
-            except Exception:  # without this thread they would be adrift for ever
+            except Exception:  # any error: without this thread, streams would stay adrift
                 log.exception("Asking who keeps which slots broke")
             with self._lock:
                 self._lose([tpp for tpp, home in self._homes.items() if home and self._home(tpp)[1] != home])
                 self.listen([tpp for tpp, home in self._homes.items() if home is None])
 
     def _home(self, tpp: str) -> tuple[int, str | None, redis.Redis | None]:
-        """The slot of a stream, and who keeps it, by name and client: None where nobody does."""
+        """Return the slot of a stream, and the name and client of its server, both None if no server is known."""
         return home_of(self._client, keys.wake(tpp))
 
     def _at(self, home: str) -> list[str]:
@@ -218,7 +226,7 @@ class ClusterSubscription(Subscription):
                 if not leave:
                     shard.listen(tpps)
             except Unavailable:
-                pass  # who reads there sees it too
+                pass  # the thread that reads this connection gets the same error
 
     @staticmethod
     def _start(what: Callable[..., None], *arguments: object) -> None:
@@ -226,5 +234,5 @@ class ClusterSubscription(Subscription):
 
 
 def subscribe(client: redis.Redis) -> Subscription:
-    """What hears the wake-ups of the store that this is a client of."""
+    """Return a subscription to the wake-ups of this client's store."""
     return ClusterSubscription(client) if isinstance(client, Cluster) else Subscription(client)

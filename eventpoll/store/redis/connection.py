@@ -1,4 +1,4 @@
-"""The way to Redis that REDIS_URL names: one server, Sentinel or Cluster; none named means the embedded server."""
+"""Connections to the Redis in REDIS_URL: one server, Sentinel or Cluster. Without a URL: the embedded server."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -15,21 +15,21 @@ from eventpoll.store.redis.cluster import Cluster
 from eventpoll.store.redis.embedded import Embedded, NoServer
 
 TIMEOUT_SECONDS = 5.0
-"""How long one command may take before the caller is told that the store is away."""
+"""Timeout of one command, in seconds. After it, the caller gets Unavailable."""
 
 MAX_CONNECTIONS = 32
-"""Connections of one process to one server, beside those of roundtrip; who finds none free waits for one."""
+"""Pool size for each process and server. A caller waits while all are in use. Pipelined connections are not counted."""
 
 
 class EmbeddedConnection(redis.UnixDomainSocketConnection):
-    """A connection that has the embedded server started where it does not answer."""
+    """A connection that starts the embedded server if it does not answer."""
 
     def __init__(self, *, embedded: Embedded, **options: Any) -> None:
         super().__init__(path=embedded.path, **options)  # type: ignore[no-untyped-call]
         self._embedded = embedded
 
     def _connect(self) -> Any:
-        if self._embedded.join():  # it may be starting: wait until it has read its file
+        if self._embedded.join():  # the server may be starting: wait until it has read its file
             self._ensure()
         try:
             return self._connect_to_ours()
@@ -54,11 +54,11 @@ class EmbeddedConnection(redis.UnixDomainSocketConnection):
 
 
 class SentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
-    """Connections to the primary that the Sentinels name at the moment; who finds none free waits."""
+    """Pool of connections to the primary that the Sentinels currently name. A caller waits while all are in use."""
 
 
 def options() -> dict[str, Any]:
-    """What every connection of ours has: a command whose answer was lost is never repeated by the driver."""
+    """Return options for every connection. The driver never repeats a command whose reply was lost."""
     return {
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": TIMEOUT_SECONDS,
@@ -68,7 +68,7 @@ def options() -> dict[str, Any]:
 
 
 def connect(url: str | None, data_dir: Path) -> redis.Redis:
-    """A client for the store; opens no connection yet. Raises redisurl.BadUrl."""
+    """Return a client for the store. Opens no connection yet. Raises redis_url.BadUrl."""
     pool = {**options(), "max_connections": MAX_CONNECTIONS, "timeout": TIMEOUT_SECONDS}
     if url is None:
         return redis.Redis(
@@ -95,27 +95,27 @@ def connect(url: str | None, data_dir: Path) -> redis.Redis:
 
 
 def nodes(client: redis.Redis) -> list[redis.Redis]:
-    """A client for each server that keeps streams: one, but on a Cluster."""
+    """Return a client for each server that stores streams: one, or every primary of a Cluster."""
     if not isinstance(client, Cluster):
         return [client]
     return [client.get_redis_connection(node) for node in client.get_primaries()]
 
 
 def node_of(client: redis.Redis, key: str) -> redis.Redis:
-    """The client of the server that keeps `key`, as far as is known: on a Cluster it may have moved."""
+    """Return the client of the server that stores `key`. On a Cluster, the key may have moved since."""
     if not isinstance(client, Cluster):
         return client
     return cast(redis.Redis, client.get_redis_connection(client.get_node_from_key(key)))
 
 
 def seek(client: redis.Redis) -> None:
-    """Where that is a matter of asking, ask anew which servers there are: one of them did not answer."""
+    """Refresh the topology of a Cluster after a node failed to answer. For other clients, do nothing."""
     if isinstance(client, Cluster):
         client.nodes_manager.initialize()
 
 
 def apart(client: redis.Redis) -> Any:
-    """A connection to this one server that is in no pool: for a subscription."""
+    """Return a new connection outside the pool, for a subscription."""
     pool = client.connection_pool
     return pool.connection_class(**{**pool.connection_kwargs, **options()})
 

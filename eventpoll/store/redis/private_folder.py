@@ -1,4 +1,4 @@
-"""What no other user of the machine gets at: folders with SETs and sockets, and who is behind a socket."""
+"""Protect folders with SETs and sockets from other users of the machine, and identify the peer of a socket."""
 
 import errno
 import os
@@ -10,16 +10,16 @@ from pathlib import Path
 
 
 def folder(path: Path, owners: Container[int] | None = None) -> bool:
-    """Make a folder that its owner alone can enter, or close one that is there; return whether it stood open to others.
+    """Create a folder that only its owner can enter, or close an existing one. Return True if it was open to others.
 
-    Raises PermissionError where it is a link, or belongs to none of `owners` (user ids; None: this user alone): someone
-    else could read or exchange what it holds.
+    Raises PermissionError if the folder is a link, or if its owner is not in `owners` (user ids; None: this user only).
+    Someone else could then read or replace its files.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ELOOP):  # one on Linux, the other elsewhere
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):  # ENOTDIR on Linux, ELOOP elsewhere
             raise PermissionError(f"{path} is a link: remove it") from None
         raise
     try:
@@ -35,8 +35,8 @@ def folder(path: Path, owners: Container[int] | None = None) -> bool:
 
 
 def peer(connection: socket.socket) -> int:
-    """Return the id of the user who listens at the other end of a Unix socket."""
+    """Return the user id of the process that listens at the other end of a Unix socket."""
     if hasattr(socket, "SO_PEERCRED"):
         told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return int(struct.unpack("3i", told)[1])
-    return Path(connection.getpeername()).stat().st_uid  # macOS: whoever made the socket
+    return Path(connection.getpeername()).stat().st_uid  # macOS: the owner of the socket file

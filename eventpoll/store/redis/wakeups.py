@@ -1,4 +1,4 @@
-"""How a process hears from Redis which streams have something new: a subscription on one connection."""
+"""Wake-ups from Redis for streams that have changed, through a subscription on one connection."""
 
 import logging
 import random
@@ -15,27 +15,29 @@ from eventpoll.store.redis.connection import apart
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
-"""After so long without a word on the subscription, we ask whether the store is still there."""
+"""After this time without a message, the subscription sends a PING to check its connection."""
 
 FIRST_SECONDS, LONGEST_SECONDS = 0.1, 2.0
-"""The pauses before what is no longer heard is asked for anew: each twice the one before, each a little shortened."""
+"""Shortest and longest pause before a new attempt to subscribe. Each pause doubles, and is shortened at random."""
 
 
 def pause(seconds: float) -> float:
-    """Sleep so long, or up to half of it less, that not all processes come back at one moment; the next pause."""
+    """Sleep for 50 to 100 % of `seconds`, so that processes do not retry together. Return the next pause in seconds."""
     time.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311
     return min(2 * seconds, LONGEST_SECONDS)
 
 
 def subscribe_commands(name: str, tpps: Iterable[str], at_once: int = 1000) -> list[tuple[str, ...]]:
-    """A command for so many streams at a time; of one that is sharded all must lie in one slot."""
+    """Return commands with up to `at_once` channels each. For a sharded command, all channels must be in one slot."""
     channels = [keys.wake(tpp) for tpp in tpps]
     return [(name, *channels[first : first + at_once]) for first in range(0, len(channels), at_once)]
 
 
 class Subscription:
-    """One connection on which Redis says which streams have something new. `listen` and `leave` are safe to
-    call while another thread waits in `heard`."""
+    """One connection on which Redis sends wake-ups for subscribed streams.
+
+    Another thread may call `listen` and `leave` while one waits in `heard`.
+    """
 
     def __init__(self, client: redis.Redis) -> None:
         with errors():
@@ -43,29 +45,29 @@ class Subscription:
             self._connection.connect()
 
     def listen(self, tpps: Iterable[str]) -> None:
-        """Hear of these streams from now on; that it is so is itself heard, once for each."""
+        """Subscribe to these streams. Each confirmation arrives as one wake-up of its stream."""
         self._send(*subscribe_commands("SUBSCRIBE", tpps))
 
     def leave(self, tpp: str) -> None:
-        """No longer hear of this stream."""
+        """Unsubscribe from this stream."""
         self._send(*subscribe_commands("UNSUBSCRIBE", [tpp]))
 
     def heard(self) -> str | None:
-        """Wait for the next wake-up and say whose it is; None for what is not one. Raises Unavailable."""
+        """Wait for the next message. Return its TPP if it is a wake-up, else None. Raises Unavailable."""
         kind, tpp = self._read()
         return tpp if kind in (b"subscribe", b"message") else None
 
     def close(self) -> None:
-        """Let go of the connection; a waiting `heard` raises."""
+        """Close the connection. A waiting `heard` raises Unavailable."""
         self._connection.disconnect()
 
     def _read(self) -> tuple[bytes, str]:
-        """What comes next: its kind, and the stream that it is about, if it is about one."""
+        """Return the kind and the TPP of the next message, both empty for a reply to PING."""
         with self._connected():
             if not self._connection.can_read(timeout=HEARTBEAT_SECONDS):
-                self._connection.send_command("PING")  # the answer, or the lack of it, shows a dead connection
+                self._connection.send_command("PING")  # the reply, or its absence, shows whether the connection works
             kind, channel, *_ = self._connection.read_response(disable_decoding=True)
-        if not isinstance(channel, bytes) or b"{" not in channel:  # the answer to PING
+        if not isinstance(channel, bytes) or b"{" not in channel:  # the reply to PING
             return b"", ""
         return kind, channel.split(b"{", 1)[1].split(b"}", 1)[0].decode()
 
@@ -75,7 +77,7 @@ class Subscription:
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
-        """Once the connection has gone it is not to be used: the driver would make another, which hears nothing."""
+        """Raise Unavailable if the connection is closed. The driver would open another one without subscriptions."""
         if not self._connection.is_connected:
             raise Unavailable("the connection of the subscription is gone")
         with errors():
