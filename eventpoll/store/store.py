@@ -11,13 +11,13 @@ from typing import Any
 import redis
 
 from eventpoll import __version__, redis_url
-from eventpoll.store import keys, records
+from eventpoll.store import keys, records, servers
 from eventpoll.store.clock import Clock
 from eventpoll.store.commands import Commands
 from eventpoll.store.errors import NewerLayout, NoSet, NoStream, StoreError, errors, refused
 from eventpoll.store.records import Answer, Facts, Pushed, Rules, SetRecord, Status
 from eventpoll.store.redis.cluster_wakeups import subscribe
-from eventpoll.store.redis.connection import connect, nodes
+from eventpoll.store.redis.connection import connect
 from eventpoll.store.redis.wakeups import Subscription
 
 LAYOUT = "1"
@@ -255,11 +255,12 @@ class Store:
         does not answer.
         """
         for names in self.names(self._checked if most else "", most or 200):
-            for tpp, status in zip(names, self.statuses(names), strict=True):
-                if status is not None and (layout := status.fields.get("layout", LAYOUT)) != LAYOUT:
+            for tpp in names:
+                (layout,) = self.commands.fields(tpp, "layout")
+                if layout is not None and layout.decode() != LAYOUT:
                     raise NewerLayout(
-                        f"the stream {tpp} has layout {layout}, and eventpoll {__version__} reads layout {LAYOUT}: "
-                        "run the version that wrote it, or a later one (docs/operations.md, Upgrade)"
+                        f"the stream {tpp} has layout {layout.decode()}, and eventpoll {__version__} reads layout "
+                        f"{LAYOUT}: run the version that wrote it, or a later one (docs/operations.md, Upgrade)"
                     )
             if most:
                 self._checked = names[-1] if len(names) == most else ""  # after the last page, start again
@@ -268,8 +269,7 @@ class Store:
 
     def facts(self) -> list[Facts]:
         """Return the facts of each server that stores streams, several on a Cluster. Raises Unavailable."""
-        with errors():
-            return [_facts(server) for server in nodes(self.redis)]
+        return servers.facts(self.redis)
 
     @property
     def is_embedded(self) -> bool:
@@ -281,8 +281,8 @@ class Store:
         facts = self.facts()
         names = dict.fromkeys(f"{each.name} {each.version}" for each in facts)
         kept = dict.fromkeys(each.durability for each in facts)
-        servers = f"{len(facts)} servers, " if len(facts) > 1 else ""
-        return f"Store: {self.where}, {servers}{', '.join(names)}, {'; '.join(kept)}."
+        several = f"{len(facts)} servers, " if len(facts) > 1 else ""
+        return f"Store: {self.where}, {several}{', '.join(names)}, {'; '.join(kept)}."
 
     def dead_entries(self) -> int:
         """Return the number of inbox entries that could not be minted. Raises Unavailable."""
@@ -321,24 +321,6 @@ class Store:
         """Return retention and dedupe time in milliseconds, both extended by `Clock.late`."""
         late = self.clock.late()
         return _milliseconds(self.rules.retention) + late, _milliseconds(self.rules.dedupe) + late
-
-
-def _facts(server: redis.Redis) -> Facts:
-    told = server.info("server")
-    seconds, micros = server.time()
-    try:
-        found = server.config_get("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
-    except redis.ResponseError:  # managed services and strict ACLs forbid CONFIG
-        found = {}
-    settings = {_word(name): _word(value) for name, value in found.items() if value is not None}
-    name = "Valkey" if "valkey_version" in told else "Redis"
-    version = _word(told.get("valkey_version", told.get("redis_version")))
-    program = _word(told.get("executable", ""))
-    return Facts(name, version, int(seconds) + int(micros) / 1e6, settings, program)
-
-
-def _word(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _milliseconds(seconds: float) -> int:
