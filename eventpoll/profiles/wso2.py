@@ -44,19 +44,18 @@ class Wso2PollSchema(PollSchema):
     max_events = Wso2Integer(
         data_key="maxEvents",
         validate=validate.Range(min=0),
-        load_default=None,
-        allow_none=False,
+        allow_none=True,
         metadata=MAX_EVENTS,
     )
     return_immediately = fields.Raw(  # type: ignore[assignment]
-        data_key="returnImmediately", load_default=None, allow_none=True, metadata=told("Not read: no poll is held")
+        data_key="returnImmediately", allow_none=True, metadata=told("Not read: no poll is held")
     )
     set_errs = SetErrs(
         description_required=True,
         err=None,
         description=None,
         data_key="setErrs",
-        load_default=dict,
+        allow_none=True,
         metadata=SET_ERRS,
     )
 

@@ -496,10 +496,9 @@ MALFORMED = {
     "a control character": b'{"ack":["a"],"x":"\x01"}',
 }
 WRONG_EVERYWHERE = {
-    "maxEvents": ["-1", "-9999999999999999999999", "1.5", "1.0", "1e2", "1e999", "true", "null", '"x"', '"1.0"', "[]"],
-    "ack": ["null", '"a"', "{}", "[1]", "[null]", "[true]", '["a",["a"]]', f'["a","{SURROGATE}"]', f'["a{SURROGATE}"]'],
+    "maxEvents": ["-1", "-9999999999999999999999", "1.5", "1.0", "1e2", "1e999", "true", '"x"', '"1.0"', "[]"],
+    "ack": ['"a"', "{}", "[1]", "[null]", "[true]", '["a",["a"]]', f'["a","{SURROGATE}"]', f'["a{SURROGATE}"]'],
     "setErrs": [
-        "null",
         "[]",
         '"a"',
         '{"a":null}',
@@ -510,7 +509,6 @@ WRONG_EVERYWHERE = {
         '{"a":{"err":null,"description":"d"}}',
         '{"a":{"err":1,"description":"d"}}',
         '{"a":{"err":"","description":"d"}}',
-        '{"a":{"err":"e","description":null}}',
         '{"a":{"err":"e","description":["d"]}}',
         '{"":{"err":"e","description":"d"}}',
         f'{{"{SURROGATE}":{{"err":"e","description":"d"}}}}',
@@ -518,13 +516,16 @@ WRONG_EVERYWHERE = {
 }
 WRONG_IN_JSON = {
     "maxEvents": ['"1"'],
-    "returnImmediately": ["null", "0", "1", '"true"', '"false"', "[]", "{}"],
+    "returnImmediately": ["0", "1", '"true"', '"false"', "[]", "{}"],
 }
 WRONG_FOR_OBIE = {
-    "maxEvents": [],
-    "ack": ['[""]', json.dumps(["x" * 129])],
+    "maxEvents": ["null"],
+    "returnImmediately": ["null"],
+    "ack": ["null", '[""]', json.dumps(["x" * 129])],
     "setErrs": [
+        "null",
         '{"a":{"err":"e"}}',
+        '{"a":{"err":"e","description":null}}',
         '{"a":{"err":"e","description":""}}',
         json.dumps({"a": {"err": "e" * 41, "description": "d"}}),
         json.dumps({"a": {"err": "e", "description": "d" * 257}}),
@@ -538,6 +539,7 @@ WRONG = [
     *((name, text, JSON_PATHS) for name, texts in WRONG_IN_JSON.items() for text in texts),
     *((name, text, OBIE) for name, texts in WRONG_FOR_OBIE.items() for text in texts),
     ("setErrs", '{"a":{"err":"e"}}', WSO2),
+    ("setErrs", '{"a":{"err":"e","description":null}}', WSO2),
 ]
 
 
@@ -576,6 +578,20 @@ def test_a_wrong_member_is_400_and_none_of_the_request_takes_effect(
         elif path in OBIE:
             assert told["Errors"][0]["Path"].split(".")[0] == member
     assert polled(shared_server, RFC, tpp)["sets"] == secevents
+
+
+@pytest.mark.parametrize("path", [RFC, *WSO2])
+def test_null_members_count_as_absent(shared_server: Server, tpp: str, path: str) -> None:
+    """Decision 9: a receiver in Go or Java writes null for each member that it leaves out; its acks hold."""
+    secevents = queue(shared_server, tpp, "a", "b")
+    nothing = {"maxEvents": None, "ack": None, "setErrs": None}
+    assert ask(shared_server, path, tpp, {**nothing, "returnImmediately": True}).json["sets"] == secevents
+    assert ask(shared_server, path, tpp, {**nothing, "returnImmediately": None, "maxEvents": 1}).status == 200
+    assert ask(shared_server, path, tpp, {**NOW, "ack": ["a"], "setErrs": None}).status == 200
+    about: dict[str, Any] = {"err": "e", "description": None if path == RFC else "d"}
+    assert ask(shared_server, path, tpp, {**NOW, "ack": None, "setErrs": {"b": about}}).json["sets"] == {}
+    stream = shared_server.bank("GET", f"/streams/{tpp}").json
+    assert (stream["acked"], stream["parked"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
