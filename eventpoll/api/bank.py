@@ -20,7 +20,7 @@ from eventpoll.errors import Refused
 from eventpoll.profiles.wso2 import WSO2_BASES, Wso2, wso2_field, wso2_object
 from eventpoll.service import Service
 from eventpoll.sets.event import Event, Signed, read_event
-from eventpoll.sets.json import BODY_BYTES
+from eventpoll.sets.json import BODY_BYTES, encodes
 from eventpoll.sets.schema import load
 from eventpoll.store.errors import NoStream
 from eventpoll.store.keys import check_tpp
@@ -184,6 +184,10 @@ class Calls:
             raise Refused("header_invalid", "Invalid characters found in the request headers", profile.resource_header)
         if not all(name and isinstance(value, dict) for name, value in events.items()):
             raise Refused("malformed", "Error in the request payload", "request")
+        if not encodes(events):
+            raise Refused(
+                "field_invalid", "The events have a lone surrogate, which is no well-formed Unicode", "request"
+            )
         if not events:
             raise Refused("client_unknown", "Error in event creation request payload", "request")
         key = request.headers.get("x-idempotency-key")

@@ -10,8 +10,8 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, val
 
 from eventpoll.delivery.transmitter import Poll
 from eventpoll.errors import Refused
-from eventpoll.sets.json import Malformed, read_object
-from eventpoll.sets.schema import JSONBoolean, encodes, invalid, told
+from eventpoll.sets.json import Malformed, encodes, read_object
+from eventpoll.sets.schema import JSONBoolean, invalid, told
 from eventpoll.store.records import Answer
 from eventpoll.web.body import body, want_type
 

@@ -66,6 +66,18 @@ def member_texts(text: str) -> dict[str, str]:
     return found
 
 
+def encodes(value: Any) -> bool:
+    """Return whether UTF-8 can write each string and each name of a member in a JSON value.
+
+    It cannot where one holds a lone surrogate, which JSON can escape. Strict readers refuse such a text.
+    """
+    try:
+        (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_depth(text: str) -> None:
     depth = 0
     for bracket in BRACKETS.findall(text):

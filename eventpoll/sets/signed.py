@@ -14,7 +14,7 @@ from joserfc.jws import JWSRegistry
 from joserfc.registry import HeaderParameter
 
 from eventpoll.sets.event import BadSecevent, Event
-from eventpoll.sets.json import Malformed, read_json, read_object
+from eventpoll.sets.json import Malformed, encodes, read_json, read_object
 
 OB = "http://openbanking.org.uk/"
 
@@ -50,6 +50,8 @@ def read(secevent: str) -> dict[str, Any]:
     if not isinstance(claims.get("events"), dict) or not claims["events"]:
         raise BadSecevent("the SET has no events: a non-empty object is wanted (RFC 8417 section 2.2)")
     check_jti(claims.get("jti"))
+    if not encodes(claims):
+        raise BadSecevent("the payload of the SET has a lone surrogate, which is no well-formed Unicode")
     return claims
 
 

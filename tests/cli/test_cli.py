@@ -268,6 +268,8 @@ def test_the_same_jti_with_other_events_is_refused(operator: Operator) -> None:
         b'{"events": {"urn:a": NaN}}',
         b'{"events": {"urn:a": {}}, "jti": "a\\u0000b"}',
         b'{"events": {"urn:a": {}}, "jti": "\\ud800"}',
+        b'{"events": {"urn:a": {"x": "\\ud800"}}}',
+        set_of("j", {"urn:a": {"x": "\ud800"}}).encode(),
         b'{"events": {"urn:\xff": {}}}',
         b'{"events": {"\\u001b[31mred\\nError: two": 1}}',
         b'{"events": ' + b"[" * 5000,

@@ -651,6 +651,16 @@ BAD_CREATIONS = {
         "invalid_request_payload",
         "Error in the request payload",
     ),
+    "a lone surrogate": (
+        field({"urn:a": {"x": "\ud800"}}),
+        "invalid_request_payload",
+        "The events have a lone surrogate, which is no well-formed Unicode",
+    ),
+    "a lone surrogate in a name": (
+        field({"urn:a": {"\ud800": 1}}),
+        "invalid_request_payload",
+        "The events have a lone surrogate, which is no well-formed Unicode",
+    ),
     "no events": (field({}), "invalid_request", "Error in event creation request payload"),
 }
 
