@@ -20,7 +20,7 @@ from eventpoll.errors import Refused
 from eventpoll.profiles.wso2 import WSO2_BASES, Wso2, wso2_field, wso2_object
 from eventpoll.service import Service
 from eventpoll.sets.event import Event, Signed, read_event
-from eventpoll.sets.json import BODY_BYTES, encodes
+from eventpoll.sets.json import BODY_BYTES, Marked, encodes, refuse_mark
 from eventpoll.sets.schema import load
 from eventpoll.store.errors import NoStream
 from eventpoll.store.keys import check_tpp
@@ -129,7 +129,11 @@ class Calls:
         want_type(request, kind)
         if kind == SECEVENT:
             try:
-                text = body(request).decode("ascii").strip()
+                secevent = body(request)
+                refuse_mark(secevent)
+                text = secevent.decode("ascii").strip()
+            except Marked as error:
+                raise Refused("malformed", str(error)) from None
             except UnicodeDecodeError:
                 raise Refused("malformed", "a SET is three base64url parts with dots between") from None
             self.transmitter.push(tpp, Signed(text, _scope()))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from marshmallow import RAISE, Schema, fields, validate
 
 from eventpoll.errors import Refused
-from eventpoll.sets.json import BODY_BYTES, member_texts
+from eventpoll.sets.json import BODY_BYTES, Marked, member_texts, refuse_mark
 from eventpoll.sets.schema import JSONNumber, load, told, well_formed
 from eventpoll.store.records import FAMILIES
 
@@ -90,6 +90,10 @@ def read_line(line: bytes, scope: str = "") -> Event | Signed:
     line = line.strip()
     if len(line) > BODY_BYTES:
         raise Refused("too_large", f"a line has at most {BODY_BYTES} bytes")
+    try:
+        refuse_mark(line)
+    except Marked as error:
+        raise Refused("malformed", str(error)) from None
     if line.startswith(b"{"):
         return read_event(line)
     return Signed(line.strip(b'"').decode("ascii", "replace"), scope)

@@ -532,6 +532,23 @@ BAD_EVENTS: dict[str, str] = {
 }
 
 
+def test_a_byte_order_mark_is_named_in_the_refusal(bank: BankClient) -> None:
+    """RFC 8259 section 8.1: of an event, of a SET, of what is within it, and of the first line of a batch."""
+    bank.make()
+    event = json.dumps({"events": EVENTS})
+    inside = token("\ufeff{}".encode())
+    for reply in (
+        bank.text("\ufeff" + event),
+        bank.signed("\ufeff".encode() + set_of("j").encode()),
+        bank.signed(inside),
+    ):
+        assert "byte order mark" in refused(reply, 400, "invalid_request")
+    for line in (event, set_of("j")):
+        bad, good = told(batch(bank, ["\ufeff" + line, event]))
+        assert (bad["status"], bad["err"], good["status"]) == (400, "invalid_request", 201)
+        assert "byte order mark" in bad["description"]
+
+
 def test_a_refusal_names_the_member_with_a_lone_surrogate(bank: BankClient) -> None:
     """jq and serde refuse such a text, so a TPP could not read the SET. A pair of surrogates is a character."""
     bank.make()

@@ -258,6 +258,22 @@ def test_what_is_no_base64_of_an_object_is_malformed(text: str) -> None:
     assert (caught.value.row.status, caught.value.row.wso2) == (400, "invalid_request_payload")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"request=" + base64.b64encode("\ufeff{}".encode()),
+        "request=\ufeffe30".encode(),
+        b"request=%EF%BB%BFe30",
+        "\ufeffrequest=e30".encode(),
+    ],
+)
+def test_a_byte_order_mark_in_wso2s_form_is_named(text: bytes) -> None:
+    """The mark is invisible: without its name the client's developer searches in vain."""
+    with pytest.raises(Refused, match="byte order mark") as caught:
+        WSO2.read(a_request(text, FORM))
+    assert (caught.value.row.status, caught.value.row.wso2) == (400, "invalid_request_payload")
+
+
 def test_both_spellings_of_the_client_header_are_one() -> None:
     """libraries.md: both map to one name in the environ."""
     assert WSO2.client(a_request(x__wso2__client__id=" tpp-1 ")) == "tpp-1"

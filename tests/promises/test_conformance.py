@@ -594,6 +594,14 @@ def test_null_members_count_as_absent(shared_server: Server, tpp: str, path: str
     assert (stream["acked"], stream["parked"]) == (1, 1)
 
 
+def test_a_byte_order_mark_is_named_in_the_refusal(shared_server: Server, tpp: str) -> None:
+    """RFC 8259 section 8.1: senders must not add one; it is invisible, so the 400 names it."""
+    for path in PATHS:
+        reply = ask(shared_server, path, tpp, b"\xef\xbb\xbf{}")
+        assert_refused(reply, path, 400)
+        assert b"byte order mark" in reply.body
+
+
 @pytest.mark.parametrize(
     ("text", "v3", "v4", "at"),
     [
