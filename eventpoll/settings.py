@@ -195,7 +195,7 @@ def _text(name: str, source: Mapping[str, str]) -> str | None:
     if file is None:
         return text
     try:
-        return Path(file).read_text(encoding="utf-8").strip() or None
+        return Path(file).read_text(encoding="utf-8-sig").strip() or None
     except (OSError, UnicodeDecodeError):
         raise ValueError(f"cannot read the file that {name}_FILE names") from None
 

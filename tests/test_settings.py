@@ -229,6 +229,8 @@ def test_a_good_setting_is_taken_from_a_file(name: str, text: str, field: str, v
     file = tmp_path / "setting"
     file.write_text(text + "\n", encoding="utf-8")
     assert getattr(Config.from_environ({f"{name}_FILE": str(file)}), field) == value
+    file.write_text(text + "\r\n", encoding="utf-8-sig")  # as Windows' editors save it
+    assert getattr(Config.from_environ({f"{name}_FILE": str(file)}), field) == value
 
 
 @pytest.mark.parametrize(("name", "text"), BAD)

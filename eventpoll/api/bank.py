@@ -20,7 +20,7 @@ from eventpoll.errors import Refused
 from eventpoll.profiles.wso2 import WSO2_BASES, Wso2, wso2_field, wso2_object
 from eventpoll.service import Service
 from eventpoll.sets.event import Event, Signed, read_event
-from eventpoll.sets.json import BODY_BYTES
+from eventpoll.sets.json import BODY_BYTES, Marked, encodes, refuse_mark
 from eventpoll.sets.schema import load
 from eventpoll.store.errors import NoStream
 from eventpoll.store.keys import check_tpp
@@ -129,7 +129,11 @@ class Calls:
         want_type(request, kind)
         if kind == SECEVENT:
             try:
-                text = body(request).decode("ascii").strip()
+                secevent = body(request)
+                refuse_mark(secevent)
+                text = secevent.decode("ascii").strip()
+            except Marked as error:
+                raise Refused("malformed", str(error)) from None
             except UnicodeDecodeError:
                 raise Refused("malformed", "a SET is three base64url parts with dots between") from None
             self.transmitter.push(tpp, Signed(text, _scope()))
@@ -189,6 +193,10 @@ class Calls:
             raise Refused("header_invalid", "Invalid characters found in the request headers", profile.resource_header)
         if not all(name and isinstance(value, dict) for name, value in events.items()):
             raise Refused("malformed", "Error in the request payload", "request")
+        if not encodes(events):
+            raise Refused(
+                "field_invalid", "The events have a lone surrogate, which is no well-formed Unicode", "request"
+            )
         if not events:
             raise Refused("client_unknown", "Error in event creation request payload", "request")
         key = request.headers.get("x-idempotency-key")

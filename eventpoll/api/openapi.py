@@ -137,13 +137,8 @@ def _ours(_: Any, field: Any, ret: Shape) -> Shape:
     """
     if "default" in ret and ret["default"] is None:
         del ret["default"]  # None means that the member may be absent, not that it may be null
-    if isinstance(field, Jtis):
-        most = {} if field.most is None else {"maxLength": field.most}
-        return {"type": "array", "items": {"type": "string", "minLength": field.least, **most}}
-    if isinstance(field, SetErrs):
-        return {"type": "object", "propertyNames": {"minLength": 1}, "additionalProperties": _set_err(field)}
-    if isinstance(field, Wso2Integer):
-        return {"type": ["integer", "string"], "pattern": "^[+-]?[0-9]{1,18}$"}
+    if isinstance(field, Jtis | SetErrs | Wso2Integer):
+        return _of_poll(field)
     if isinstance(field, fields.Dict):
         if "minLength" in ret:  # apispec writes the limit of a string; here it counts members
             ret["minProperties"] = ret.pop("minLength")
@@ -151,11 +146,28 @@ def _ours(_: Any, field: Any, ret: Shape) -> Shape:
     return {}
 
 
+def _of_poll(field: Jtis | SetErrs | Wso2Integer) -> Shape:
+    """Return the shape of a poll's member. Where the field takes null, `type` names it too."""
+    null = ["null"] if field.allow_none else []
+    if isinstance(field, Wso2Integer):
+        return {"type": ["integer", "string", *null], "pattern": "^[+-]?[0-9]{1,18}$"}
+    if isinstance(field, Jtis):
+        most = {} if field.most is None else {"maxLength": field.most}
+        shape: Shape = {"type": "array", "items": {"type": "string", "minLength": field.least, **most}}
+    else:
+        shape = {"type": "object", "propertyNames": {"minLength": 1}, "additionalProperties": _set_err(field)}
+    return {**shape, "type": [shape["type"], *null]} if null else shape
+
+
 def _set_err(field: SetErrs) -> Shape:
-    members = {name: {"type": "string", **({"maxLength": most} if most else {})} for name, most in field.limits.items()}
+    members: dict[str, Shape] = {
+        name: {"type": "string", **({"maxLength": most} if most else {})} for name, most in field.limits.items()
+    }
     members["err"]["minLength"] = 1
     if field.limits["description"]:
         members["description"]["minLength"] = 1
+    if field.allow_none and not field.description_required:
+        members["description"]["type"] = ["string", "null"]
     required = ["err", "description"] if field.description_required else ["err"]
     return {"type": "object", "properties": members, "required": required}
 

@@ -1,6 +1,7 @@
 """flask eventpoll keygen, hash-password: make signing keys, and hash the bank's password."""
 
 import sys
+from codecs import BOM_UTF8
 from typing import Any, BinaryIO
 
 import click
@@ -33,7 +34,7 @@ def keygen(alg: str, before: BinaryIO | None, as_json: bool) -> None:
     older: list[Any] = []
     if before is not None:
         try:
-            older = read_object(before.read())["keys"]
+            older = read_object(before.read().removeprefix(BOM_UTF8))["keys"]
             private = all(old.is_private for old in KeySet.import_key_set({"keys": older}).keys)
         except (Malformed, JoseError, KeyError, ValueError, TypeError, AttributeError):
             raise click.ClickException("the file holds no JWK Set") from None
@@ -54,7 +55,7 @@ def hash_password(as_json: bool) -> None:
         password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     else:
         try:
-            password = sys.stdin.buffer.read().decode().rstrip("\r\n")
+            password = sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError:
             raise click.ClickException("the password on standard input is not UTF-8") from None
     if not password or Password(password).hashed:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -34,7 +35,7 @@ def push(service: Service, tpp: str, file: BinaryIO, batch: bool, as_json: bool)
         _push_batch(service, tpp, file, as_json)
         return
     with told():
-        item = read_line(file.read())
+        item = read_line(file.read().removeprefix(BOM_UTF8))
         jti, new = service.transmitter.push(tpp, item)
     status = "queued" if new else "repeated"
     text = f"{jti}: {status}" + ("" if new else ", it was there already")
@@ -77,9 +78,10 @@ def _numbered(file: BinaryIO, numbers: deque[int], read: Callable[[int], None] |
     for number, line in enumerate(file, 1):
         if read is not None:
             read(len(line))
-        if line.strip():
+        text = line.removeprefix(BOM_UTF8) if number == 1 else line
+        if text.strip():
             numbers.append(number)
-            yield line
+            yield text
 
 
 @click.command()

@@ -3,27 +3,40 @@
 from typing import Any
 
 from flask import Request
-from marshmallow import RAISE
+from marshmallow import RAISE, fields, validate
 
 from eventpoll.delivery.transmitter import Poll
 from eventpoll.errors import Refused
-from eventpoll.profiles.rfc8936 import ACK, SET_ERRS, Jtis, PollSchema, Profile, SetErrs, json_bytes, json_object
+from eventpoll.profiles.rfc8936 import (
+    ACK,
+    IMMEDIATELY,
+    MAX_EVENTS,
+    SET_ERRS,
+    Jtis,
+    PollSchema,
+    Profile,
+    SetErrs,
+    json_bytes,
+    json_object,
+)
+from eventpoll.sets.schema import JSONBoolean
 from eventpoll.web.body import body, want_type
 
 
 class ObiePollSchema(PollSchema):
-    """OBEventPolling1: closed, with its own lengths."""
+    """OBEventPolling1: closed, without null, with its own lengths."""
 
     class Meta:
         unknown = RAISE
 
-    ack = Jtis(1, 128, load_default=list, metadata=ACK)
+    max_events = fields.Integer(strict=True, data_key="maxEvents", validate=validate.Range(min=0), metadata=MAX_EVENTS)
+    return_immediately = JSONBoolean(data_key="returnImmediately", metadata=IMMEDIATELY)
+    ack = Jtis(1, 128, metadata=ACK)
     set_errs = SetErrs(
         description_required=True,
         err=40,
         description=256,
         data_key="setErrs",
-        load_default=dict,
         metadata=SET_ERRS,
     )
 

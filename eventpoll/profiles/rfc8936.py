@@ -10,8 +10,8 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, val
 
 from eventpoll.delivery.transmitter import Poll
 from eventpoll.errors import Refused
-from eventpoll.sets.json import Malformed, read_object
-from eventpoll.sets.schema import JSONBoolean, encodes, invalid, told
+from eventpoll.sets.json import Malformed, encodes, read_object
+from eventpoll.sets.schema import JSONBoolean, invalid, told
 from eventpoll.store.records import Answer
 from eventpoll.web.body import body, want_type
 
@@ -42,7 +42,7 @@ class Jtis(fields.Field[list[str]]):
 
 
 class SetErrs(fields.Field[dict[str, dict[str, str]]]):
-    """An object: jti -> {"err", "description"}."""
+    """An object: jti -> {"err", "description"}. With `allow_none`, a null member of an error counts as absent."""
 
     def __init__(self, *, description_required: bool, err: int | None, description: int | None, **options: Any) -> None:
         super().__init__(**options)
@@ -61,7 +61,7 @@ class SetErrs(fields.Field[dict[str, dict[str, str]]]):
             raise ValidationError({jti: ["The jti must be a non-empty string of well-formed Unicode."]})
         kept = {}
         for member, keep in (("err", KEPT_ERR), ("description", KEPT_DESCRIPTION)):
-            if member not in error:
+            if member not in error or (self.allow_none and error[member] is None):
                 if member == "err" or self.description_required:
                     raise ValidationError({jti: {member: [fields.Field.default_error_messages["required"]]}})
                 continue
@@ -75,7 +75,10 @@ class SetErrs(fields.Field[dict[str, dict[str, str]]]):
 
 
 class PollSchema(Schema):
-    """RFC 8936 section 2.2. Members that we do not know are ignored: real receivers send some."""
+    """RFC 8936 section 2.2. Members that we do not know are ignored: real receivers send some.
+
+    A null member counts as absent: Go and Java write one for a member without a value.
+    """
 
     class Meta:
         unknown = EXCLUDE
@@ -84,26 +87,23 @@ class PollSchema(Schema):
         strict=True,
         data_key="maxEvents",
         validate=validate.Range(min=0),
-        load_default=None,
-        allow_none=False,
+        allow_none=True,
         metadata=MAX_EVENTS,
     )
-    return_immediately = JSONBoolean(
-        data_key="returnImmediately", load_default=None, allow_none=False, metadata=IMMEDIATELY
-    )
-    ack = Jtis(0, None, load_default=list, metadata=ACK)
+    return_immediately = JSONBoolean(data_key="returnImmediately", allow_none=True, metadata=IMMEDIATELY)
+    ack = Jtis(0, None, allow_none=True, metadata=ACK)
     set_errs = SetErrs(
         description_required=False,
         err=None,
         description=None,
         data_key="setErrs",
-        load_default=dict,
+        allow_none=True,
         metadata=SET_ERRS,
     )
 
     @post_load
     def _poll(self, members: dict[str, Any], **_: Any) -> Poll:
-        return Poll(**members)
+        return Poll(**{name: value for name, value in members.items() if value is not None})
 
 
 class Profile:

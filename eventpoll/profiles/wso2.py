@@ -21,7 +21,7 @@ from eventpoll.profiles.rfc8936 import (
     json_bytes,
     sets_text,
 )
-from eventpoll.sets.json import Malformed, read_json
+from eventpoll.sets.json import Malformed, Marked, read_json, refuse_mark
 from eventpoll.sets.schema import told
 from eventpoll.store.records import Answer
 from eventpoll.web.body import body, want_type
@@ -44,19 +44,18 @@ class Wso2PollSchema(PollSchema):
     max_events = Wso2Integer(
         data_key="maxEvents",
         validate=validate.Range(min=0),
-        load_default=None,
-        allow_none=False,
+        allow_none=True,
         metadata=MAX_EVENTS,
     )
     return_immediately = fields.Raw(  # type: ignore[assignment]
-        data_key="returnImmediately", load_default=None, allow_none=True, metadata=told("Not read: no poll is held")
+        data_key="returnImmediately", allow_none=True, metadata=told("Not read: no poll is held")
     )
     set_errs = SetErrs(
         description_required=True,
         err=None,
         description=None,
         data_key="setErrs",
-        load_default=dict,
+        allow_none=True,
         metadata=SET_ERRS,
     )
 
@@ -114,6 +113,7 @@ def wso2_field(request: Request) -> str:
     """Return the form field `request`. Raises Refused, with WSO2's words."""
     want_type(request, "application/x-www-form-urlencoded")
     text = body(request).decode("utf-8", "replace")
+    _refuse_mark(text)
     try:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=FORM_FIELDS)
     except ValueError:
@@ -131,18 +131,27 @@ def wso2_object(text: str) -> tuple[str, dict[str, Any]]:
     The base64 may be wrapped, or bare of its padding, or not URL-encoded, so that each + came as a space.
     """
     text = re.sub(r"\\r|\\n|[\r\n\[\]]", "", text).strip(" ")
+    _refuse_mark(text)
     if not text:
         raise Refused("malformed", "Request payload cannot be empty", "request")
     for guess in dict.fromkeys((text.replace(" ", "+"), text.replace(" ", ""))):
         try:
             unpadded = guess.rstrip("=")
             decoded = base64.b64decode(unpadded + "=" * (-len(unpadded) % 4), validate=True)
+            _refuse_mark(decoded)
             value = read_json(decoded)
         except (binascii.Error, ValueError, Malformed):
             continue
         if isinstance(value, dict):
             return decoded.decode(), value
     raise Refused("malformed", "Error in the request payload", "request")
+
+
+def _refuse_mark(text: bytes | str) -> None:
+    try:
+        refuse_mark(text)
+    except Marked as error:
+        raise Refused("malformed", str(error), "request") from None
 
 
 def _one_header(request: Request, name: str) -> str:

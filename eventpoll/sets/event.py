@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from marshmallow import RAISE, Schema, fields, validate
 
 from eventpoll.errors import Refused
-from eventpoll.sets.json import BODY_BYTES, member_texts
-from eventpoll.sets.schema import JSONNumber, load, told
+from eventpoll.sets.json import BODY_BYTES, Marked, member_texts, refuse_mark
+from eventpoll.sets.schema import JSONNumber, load, told, well_formed
 from eventpoll.store.records import FAMILIES
 
 
@@ -49,15 +49,21 @@ class EventSchema(Schema):
         keys=fields.String(validate=validate.Length(min=1)),
         values=fields.Dict(),
         required=True,
-        validate=validate.Length(min=1, error="Must hold at least one event."),
+        validate=[validate.Length(min=1, error="Must hold at least one event."), well_formed],
         metadata=told("Event type, a URI unless the stream's profile is wso2 -> the event's members"),
     )
     jti = fields.String(
         validate=validate.Length(min=1, max=128), metadata=told("Makes a repeated push safe; absent: a random one")
     )
-    sub = fields.String(metadata=told("The subject; the profile obie wants the URL of the affected resource"))
-    sub_id = fields.Dict(metadata=told("The subject as RFC 9493 has it; not for the profile obie"))
-    txn = fields.String(metadata=told("The transaction; the profile obie wants 1 to 128 characters"))
+    sub = fields.String(
+        validate=well_formed, metadata=told("The subject; the profile obie wants the URL of the affected resource")
+    )
+    sub_id = fields.Dict(
+        validate=well_formed, metadata=told("The subject as RFC 9493 has it; not for the profile obie")
+    )
+    txn = fields.String(
+        validate=well_formed, metadata=told("The transaction; the profile obie wants 1 to 128 characters")
+    )
     toe = JSONNumber(metadata=told("Time of the event, in seconds since 1970"))
     scope = fields.String(
         validate=validate.OneOf(FAMILIES[1:]),
@@ -84,6 +90,10 @@ def read_line(line: bytes, scope: str = "") -> Event | Signed:
     line = line.strip()
     if len(line) > BODY_BYTES:
         raise Refused("too_large", f"a line has at most {BODY_BYTES} bytes")
+    try:
+        refuse_mark(line)
+    except Marked as error:
+        raise Refused("malformed", str(error)) from None
     if line.startswith(b"{"):
         return read_event(line)
     return Signed(line.strip(b'"').decode("ascii", "replace"), scope)

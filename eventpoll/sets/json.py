@@ -2,6 +2,7 @@
 
 import json
 import re
+from codecs import BOM_UTF8
 from typing import Any
 
 DEEPEST = 500
@@ -21,10 +22,15 @@ class Malformed(Exception):
     """The text is not the JSON that we take; the message says why."""
 
 
+class Marked(Malformed):
+    """A byte order mark stands before the JSON."""
+
+
 def read_json(body: bytes | str) -> Any:
     """Parse JSON as RFC 8259 has it: no duplicate members, no NaN, no bottomless nesting. Raises Malformed."""
     try:
         text = body.decode("utf-8") if isinstance(body, bytes) else body
+        refuse_mark(text)
         if text.count("[") + text.count("{") > DEEPEST:
             _check_depth(text)
         return DECODER.decode(text)
@@ -36,6 +42,12 @@ def read_json(body: bytes | str) -> Any:
         raise Malformed(f"the body is not JSON: {error.msg} at character {error.pos}") from None
     except ValueError as error:
         raise Malformed(f"the body is not JSON that we take: {error}") from None
+
+
+def refuse_mark(text: bytes | str) -> None:
+    """Raise Marked where a byte order mark stands before a text: it is invisible, so the error names it."""
+    if text.startswith(BOM_UTF8) if isinstance(text, bytes) else text.startswith("\ufeff"):
+        raise Marked("the text begins with a byte order mark: send it without one (RFC 8259 section 8.1)")
 
 
 def read_object(body: bytes | str) -> dict[str, Any]:
@@ -64,6 +76,18 @@ def member_texts(text: str) -> dict[str, str]:
         if text[at] == ",":
             at = skip(at + 1)
     return found
+
+
+def encodes(value: Any) -> bool:
+    """Return whether UTF-8 can write each string and each name of a member in a JSON value.
+
+    It cannot where one holds a lone surrogate, which JSON can escape. Strict readers refuse such a text.
+    """
+    try:
+        (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_depth(text: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields
 
 from eventpoll.errors import Refused
-from eventpoll.sets.json import Malformed, read_object
+from eventpoll.sets.json import Malformed, encodes, read_object
 
 
 def told(text: str) -> dict[str, str]:
@@ -40,17 +40,10 @@ def _finite(number: float) -> bool:
         return False
 
 
-def encodes(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate, which JSON can write and nothing can store
-        return False
-    return True
-
-
-def well_formed(text: str) -> None:
-    if not encodes(text):
-        raise ValidationError("Must be well-formed Unicode.")
+def well_formed(value: Any) -> None:
+    """Raise ValidationError where a string in a JSON value, or the name of a member, has a lone surrogate."""
+    if not encodes(value):
+        raise ValidationError("Must be well-formed Unicode, without lone surrogates (\\ud800 to \\udfff).")
 
 
 def first_mistake(messages: object) -> tuple[str, str]:

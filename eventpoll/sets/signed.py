@@ -14,7 +14,7 @@ from joserfc.jws import JWSRegistry
 from joserfc.registry import HeaderParameter
 
 from eventpoll.sets.event import BadSecevent, Event
-from eventpoll.sets.json import Malformed, read_json, read_object
+from eventpoll.sets.json import Malformed, Marked, encodes, read_json, read_object
 
 OB = "http://openbanking.org.uk/"
 
@@ -43,6 +43,8 @@ def read(secevent: str) -> dict[str, Any]:
     try:
         # Refuse duplicate members: with two jtis, we and the receiver might use different ones (RFC 7519 section 4).
         claims = read_json(base64.urlsafe_b64decode(form[1] + "=" * (-len(form[1]) % 4)))
+    except Marked as error:
+        raise BadSecevent(f"the payload of the SET is not JSON: {error}") from None
     except (binascii.Error, Malformed):
         raise BadSecevent("the payload of the SET is not JSON") from None
     if not isinstance(claims, dict):
@@ -50,6 +52,8 @@ def read(secevent: str) -> dict[str, Any]:
     if not isinstance(claims.get("events"), dict) or not claims["events"]:
         raise BadSecevent("the SET has no events: a non-empty object is wanted (RFC 8417 section 2.2)")
     check_jti(claims.get("jti"))
+    if not encodes(claims):
+        raise BadSecevent("the payload of the SET has a lone surrogate, which is no well-formed Unicode")
     return claims
 
 

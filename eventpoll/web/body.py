@@ -1,7 +1,10 @@
 """Read an HTTP body: its media type, its size, and whether JSON may be answered."""
 
+import re
+
 from flask import Request
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.http import parse_list_header, parse_options_header
 
 from eventpoll.errors import Refused
 from eventpoll.sets.json import BODY_BYTES
@@ -11,7 +14,7 @@ ACCEPT_CHARACTERS = 1_000
 
 
 def want_type(request: Request, wanted: str, absent: bool = False) -> None:
-    """Raises Refused unless the body is declared as `wanted` (or, where `absent`, as nothing), in UTF-8 and not
+    """Raise Refused unless the body is declared as `wanted` (or, where `absent`, as nothing), in UTF-8 and not
     compressed (RFC 9110 section 15.5.16: `Accept-Encoding` then says what is taken)."""
     if request.environ.get("CONTENT_TYPE") == wanted and "HTTP_CONTENT_ENCODING" not in request.environ:
         return
@@ -25,22 +28,36 @@ def want_type(request: Request, wanted: str, absent: bool = False) -> None:
 
 
 def want_json_answer(request: Request) -> None:
-    """Raises Refused where `Accept` leaves no way to answer in JSON (RFC 9110 section 12.5.1)."""
+    """Raise Refused where `Accept` is readable and leaves no way to answer in JSON (RFC 9110 section 12.5.1).
+
+    The most specific range that fits decides. A member that cannot be read excludes nothing: it counts as the least
+    specific range that takes JSON.
+    """
     accept = request.headers.get("Accept")
     if not accept or accept == "*/*" or accept == "application/json" or len(accept) > ACCEPT_CHARACTERS:
         return
-    best = (-1, 0.0)
-    for value, quality in request.accept_mimetypes:
-        name, _, parameters = value.lower().replace(" ", "").partition(";")
-        rank = ("*/*", "application/*", "application/json").index(name) if name in JSON_RANGES else -1
-        if "charset=" in parameters and "utf-8" not in parameters and "utf8" not in parameters:
-            rank = -1
-        best = max(best, (rank, quality))
+    best = max((_json_quality(member) for member in parse_list_header(accept)), default=UNREADABLE)
     if best[0] < 0 or best[1] <= 0:
         raise Refused("not_acceptable", "the answer is application/json, which Accept excludes", "Accept")
 
 
+def _json_quality(member: str) -> tuple[int, float]:
+    """Return how specifically a member of `Accept` names JSON, -1 where it names something else, and its quality."""
+    name, parameters = parse_options_header(member.lower())
+    name = "*/*" if name == "*" else name  # Java writes the one for the other
+    quality = parameters.get("q", "1").strip()
+    if not MEDIA_RANGE.fullmatch(name) or not QUALITY.fullmatch(quality):
+        return UNREADABLE
+    if name not in JSON_RANGES or not UTF_8.search(parameters.get("charset", "utf-8")):
+        return (-1, 0.0)
+    return JSON_RANGES.index(name), float(quality)
+
+
 JSON_RANGES = ("*/*", "application/*", "application/json")
+UNREADABLE = (0, 1.0)
+UTF_8 = re.compile("utf-?8")
+MEDIA_RANGE = re.compile(r"\*/\*|[\w!#$%&'+.^`|~-]+/(?:\*|[\w!#$%&'+.^`|~-]+)", re.ASCII)
+QUALITY = re.compile(r"0?\.[0-9]+|[01](?:\.0*)?", re.ASCII)
 
 
 def body(request: Request, limit: int = BODY_BYTES) -> bytes:

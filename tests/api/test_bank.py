@@ -505,6 +505,13 @@ BAD_EVENTS: dict[str, str] = {
     "jti with a line feed": '{"events":{"urn:a":{}},"jti":"a\\nb"}',
     "jti with a NUL": '{"events":{"urn:a":{}},"jti":"a\\u0000"}',
     "jti a lone surrogate": '{"events":{"urn:a":{}},"jti":"\\ud800"}',
+    "a lone surrogate in an event": '{"events":{"urn:a":{"x":[{"y":"a\\ud83db"}]}}}',
+    "a lone surrogate in a member's name": '{"events":{"urn:a":{"\\ud83d":1}}}',
+    "a lone surrogate in an event's name": '{"events":{"urn:\\ud83d":{}}}',
+    "surrogates the wrong way round": '{"events":{"urn:a":{"x":"\\udfe6\\ud83c"}}}',
+    "a lone surrogate in sub": '{"events":{"urn:a":{}},"sub":"\\ud83d"}',
+    "a lone surrogate in sub_id": '{"events":{"urn:a":{}},"sub_id":{"id":"\\ud83d"}}',
+    "a lone surrogate in txn": '{"events":{"urn:a":{}},"txn":"\\ud83d"}',
     "sub a number": '{"events":{"urn:a":{}},"sub":7}',
     "sub null": '{"events":{"urn:a":{}},"sub":null}',
     "sub_id a string": '{"events":{"urn:a":{}},"sub_id":"x"}',
@@ -523,6 +530,35 @@ BAD_EVENTS: dict[str, str] = {
     "something behind": '{"events":{"urn:a":{}}} {}',
     "bottomless": '{"events":{"urn:a":' + '{"a":' * 20_000,
 }
+
+
+def test_a_byte_order_mark_is_named_in_the_refusal(bank: BankClient) -> None:
+    """RFC 8259 section 8.1: of an event, of a SET, of what is within it, and of the first line of a batch."""
+    bank.make()
+    event = json.dumps({"events": EVENTS})
+    inside = token("\ufeff{}".encode())
+    for reply in (
+        bank.text("\ufeff" + event),
+        bank.signed("\ufeff".encode() + set_of("j").encode()),
+        bank.signed(inside),
+    ):
+        assert "byte order mark" in refused(reply, 400, "invalid_request")
+    for line in (event, set_of("j")):
+        bad, good = told(batch(bank, ["\ufeff" + line, event]))
+        assert (bad["status"], bad["err"], good["status"]) == (400, "invalid_request", 201)
+        assert "byte order mark" in bad["description"]
+
+
+def test_a_refusal_names_the_member_with_a_lone_surrogate(bank: BankClient) -> None:
+    """jq and serde refuse such a text, so a TPP could not read the SET. A pair of surrogates is a character."""
+    bank.make()
+    for name, value in (("events", '{"urn:a":{"x":"\\ud800"}}'), ("sub", '"\\udfff"'), ("sub_id", '{"\\ud800":1}')):
+        text = f'{{"events":{{"urn:a":{{}}}},"{name}":{value}}}' if name != "events" else f'{{"events":{value}}}'
+        words = refused(bank.text(text), 400, "invalid_request")
+        assert words == f"{name}: must be well-formed Unicode, without lone surrogates (\\ud800 to \\udfff)"
+    assert "lone surrogate" in refused(bank.signed(BAD_SETS["a lone surrogate in an event"]), 400, "invalid_request")
+    assert bank.text('{"events":{"urn:a":{"x":"\\ud83c\\udfe6"}},"jti":"j"}').status_code == 201
+    assert json.loads(claims_of(bank.poll()["j"]))["events"] == {"urn:a": {"x": "🏦"}}
 
 
 @pytest.mark.parametrize("case", BAD_EVENTS)
@@ -646,6 +682,8 @@ BAD_SETS: dict[str, bytes] = {
     "jti too long": set_of("x" * 129).encode(),
     "jti with a control character": set_of("a\x07b").encode(),
     "jti a lone surrogate": set_of("\ud800").encode(),
+    "a lone surrogate in an event": set_of("j", {"urn:a": {"x": "\ud800"}}).encode(),
+    "a lone surrogate in a claim's name": token(b'{"jti":"j","events":{"urn:a":{}},"\\ud800":1}'),
 }
 
 
@@ -982,6 +1020,8 @@ BAD_LINES: list[str | bytes] = [
     '{"events":{}}',
     '{"events":{"urn:a":{}},"jti":7}',
     '{"events":{"urn:a":{}},"jti":"\\ud800"}',
+    '{"events":{"urn:a":{"x":"\\ud800"}}}',
+    set_of("other", {"urn:a": {"\ud800": 1}}),
     "[]",
     "a.b.c",
     b"\xff\xfe",

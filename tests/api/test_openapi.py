@@ -201,15 +201,18 @@ def test_every_example_fits_its_own_schema(pointer: tuple[str, ...], content: An
     [
         ("Poll", {"maxEvents": -1}),
         ("Poll", {"maxEvents": "1"}),
-        ("Poll", {"maxEvents": None}),
+        ("Poll", {"setErrs": {"a": {"err": None}}}),
         ("Poll", {"returnImmediately": 1}),
         ("Poll", {"ack": [1]}),
         ("Poll", {"setErrs": {"a": {}}}),
+        *(("ObiePoll", {name: None}) for name in ("maxEvents", "returnImmediately", "ack", "setErrs")),
+        ("ObiePoll", {"setErrs": {"a": {"err": "e", "description": None}}}),
         ("ObiePoll", {"stream_id": "x"}),
         ("ObiePoll", {"ack": [""]}),
         ("ObiePoll", {"setErrs": {"a": {"err": "e", "description": "d" * 257}}}),
         ("ObiePoll", {"setErrs": {"a": {"err": "e"}}}),
         ("Wso2Poll", {"maxEvents": "one"}),
+        ("Wso2Poll", {"setErrs": {"a": {"err": "e", "description": None}}}),
         ("StreamSettings", {"on_error": "ignore"}),
         ("StreamSettings", {"redeliver_after": -1}),
         ("NewSecretWanted", {"grace_seconds": "1"}),
@@ -226,6 +229,22 @@ def test_what_the_service_refuses_does_not_fit_the_schema(name: str, value: Any)
     assert SCHEMAS[name].validate(value)
     with pytest.raises(ValidationError):
         contract.validator("components", "schemas", name).validate(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((poll, {name: None}) for poll in ("Poll", "Wso2Poll") for name in ("maxEvents", "ack", "setErrs")),
+        *((poll, {"returnImmediately": None}) for poll in ("Poll", "Wso2Poll")),
+        ("Poll", {"setErrs": {"a": {"err": "e", "description": None}}}),
+    ],
+)
+def test_null_that_the_service_takes_fits_the_schema(name: str, value: Any) -> None:
+    """Decision 9: null counts as absent on the RFC's and on WSO2's paths."""
+    from eventpoll.api.openapi import SCHEMAS
+
+    assert not SCHEMAS[name].validate(value)
+    contract.validator("components", "schemas", name).validate(value)
 
 
 def test_it_is_served_to_anyone_as_json_that_may_be_kept_for_a_while(plain: Server) -> None:

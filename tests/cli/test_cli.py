@@ -268,6 +268,8 @@ def test_the_same_jti_with_other_events_is_refused(operator: Operator) -> None:
         b'{"events": {"urn:a": NaN}}',
         b'{"events": {"urn:a": {}}, "jti": "a\\u0000b"}',
         b'{"events": {"urn:a": {}}, "jti": "\\ud800"}',
+        b'{"events": {"urn:a": {"x": "\\ud800"}}}',
+        set_of("j", {"urn:a": {"x": "\ud800"}}).encode(),
         b'{"events": {"urn:\xff": {}}}',
         b'{"events": {"\\u001b[31mred\\nError: two": 1}}',
         b'{"events": ' + b"[" * 5000,
@@ -293,6 +295,20 @@ def test_a_file_that_cannot_be_read_is_said(operator: Operator, tmp_path: Path, 
     operator("add-tpp", "t")
     for path in (tmp_path / "none", tmp_path):
         refused(operator(*arguments, str(path)), str(path), 2)
+
+
+def test_a_byte_order_mark_in_a_file_is_dropped(operator: Operator, tmp_path: Path) -> None:
+    """Windows' editors save one: an event, a SET, a batch and a key set are read without it."""
+    operator("add-tpp", "t")
+    file = tmp_path / "file"
+    for text, jti in (('{"jti": "a", "events": {"urn:a": {}}}', "a"), (set_of("b"), "b")):
+        file.write_text(text, encoding="utf-8-sig")
+        assert operator("push", "t", str(file)).stdout == f"{jti}: queued\n"
+    file.write_text(f"{EVENT}\n{EVENT}\n", encoding="utf-8-sig")
+    assert operator("push", "t", "--batch", str(file)).stdout.startswith("t: 2 pushed, 0 refused")
+    old = the_json(operator("keygen", "--alg", "EdDSA"))
+    file.write_text(json.dumps(old), encoding="utf-8-sig")
+    assert the_json(operator("keygen", "--alg", "EdDSA", "--before", str(file)))["keys"][1:] == old["keys"]
 
 
 # -- push --batch --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 
 from eventpoll.access import door
 from eventpoll.access.failed_logins import Slowing
-from eventpoll.profiles import rfc8936
+from eventpoll.profiles import rfc8936, wso2
 from eventpoll.sets import json as sets_json
 from eventpoll.sets.json import BODY_BYTES
 from harness import issuer
@@ -47,7 +47,7 @@ class Counted:
         store.configure("tpp", door.hash_of("secret"), {})
         for where, name, counter in (
             (rfc8936, "read_object", "parsed"),
-            (rfc8936, "read_json", "parsed"),
+            (wso2, "read_json", "parsed"),
             (store, "_run", "commands"),
             (Slowing, "failed", "failures"),
         ):

@@ -323,6 +323,8 @@ def test_what_has_not_three_parts_is_no_set(text: str) -> None:
         (b'{"jti":"","events":{"urn:a":{}}}', "jti"),
         (b'{"jti":"\\u0000","events":{"urn:a":{}}}', "jti"),
         (b'{"jti":"\\udfff","events":{"urn:a":{}}}', "jti"),
+        (b'{"jti":"j","events":{"urn:a":{"x":"\\udfff"}}}', "lone surrogate"),
+        (b'{"jti":"j","events":{"urn:a":{}},"a":[{"\\ud800":0}]}', "lone surrogate"),
     ],
 )
 def test_claims_that_are_none_are_told_what_they_lack(payload: bytes, words: str) -> None:

@@ -46,7 +46,7 @@ Push = Callable[..., subprocess.CompletedProcess[str]]
 def bare_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A PATH with a plain Unix' tools and redis-cli, and no Python."""
     directory = tmp_path_factory.mktemp("bin")
-    for tool in (*TOOLS, "paste"):
+    for tool in TOOLS:
         if found := shutil.which(tool):
             (directory / tool).symlink_to(found)
     assert shutil.which("python3", path=str(directory)) is None
@@ -337,6 +337,8 @@ def test_the_url_may_come_from_a_file(push: Push, store: Store, redis_server: Re
     file.write_text(redis_server.url + "\n")
     done = push(set_of("jti-1"), url="", REDIS_URL_FILE=str(file))
     assert (done.returncode, done.stdout) == (0, "jti-1: queued\n")
+    file.write_text(redis_server.url + "\n", encoding="utf-8-sig")
+    assert push(set_of("jti-3"), url="", REDIS_URL_FILE=str(file)).stdout == "jti-3: queued\n"
     assert "cannot read the file" in push(set_of("jti-2"), url="", REDIS_URL_FILE=str(tmp_path / "none")).stderr
 
 

@@ -172,6 +172,10 @@ def test_the_profile_of_the_stream_holds_for_the_inbox_too(store: Store, worker:
         ({"tpp": "t", "events": EVENTS, "jti": b"\xff"}, "jti: not UTF-8"),
         ({"tpp": "t", "events": EVENTS, b"\xff\xfe": b"\xff"}, "no such field"),
         ({"tpp": "t", "events": '{"\\ud800": 1}'}, "events."),
+        ({"tpp": "t", "events": "\ufeff" + EVENTS}, "events: the text begins with a byte order mark"),
+        ({"tpp": "t", "events": EVENTS, "sub_id": "\ufeff{}"}, "sub_id: the text begins with a byte order mark"),
+        ({"tpp": "t", "events": '{"urn:a": {"x": "\\ud800"}}'}, "events: must be well-formed Unicode"),
+        ({"tpp": "t", "events": EVENTS, "sub_id": '{"\\ud800": 1}'}, "sub_id: must be well-formed Unicode"),
         ({"tpp": "t", "events": '{"urn:a":' + '{"a":' * 50_000}, "events: "),
     ],
 )
