@@ -557,7 +557,7 @@ def test_a_created_set_is_what_wso2_would_have_signed(gateway: Gateway, tpp: str
 
     assert base64.urlsafe_b64decode(secevent.split(".")[0] + "==").replace(b" ", b"") == b'{"alg":"RS256"}'
     jwks = gateway.server.request("GET", "/.well-known/jwks.json").json
-    claims = jwt.decode(secevent, jwt.PyJWKSet.from_dict(jwks).keys[0], ["RS256"], audience=tpp, issuer=ISSUER)
+    claims = jwt.decode(secevent, jwt.PyJWKSet.from_dict(jwks).keys[0].key, ["RS256"], audience=tpp, issuer=ISSUER)
     assert list(claims) == ["sub", "aud", "iss", "txn", "toe", "iat", "jti", "events"]
     assert (claims["sub"], claims["aud"], claims["jti"]) == (tpp, tpp, jti)
     assert str(uuid.UUID(claims["txn"])) == claims["txn"]

@@ -27,7 +27,7 @@ from harness.waiting import wait_for
 USER = """
 import sys
 from pathlib import Path
-from eventpoll.embedded import Embedded
+from eventpoll.store.redis.embedded import Embedded
 here = Embedded(Path(sys.argv[1]))
 here.ensure()
 print((here.directory / "redis.pid").read_text().strip(), flush=True)
