@@ -9,8 +9,8 @@ from werkzeug.wrappers import Response
 
 from eventpoll.api.refusals import DESCRIPTIONS
 from eventpoll.errors import Refused
+from eventpoll.store.commands import Commands
 from eventpoll.store.errors import Unavailable
-from eventpoll.store.store import Store
 from harness.service import Server, basic
 
 RFC, OBIE, WSO2 = "/events", "/open-banking/v3.1/events", "/api/fs/event-notifications/events"
@@ -22,7 +22,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(Store, "poll", fail)
+    monkeypatch.setattr(Commands, "_ask", fail)
 
 
 def poll(client: FlaskClient, path: str = RFC, **headers: str) -> Response:
