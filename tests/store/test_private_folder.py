@@ -253,7 +253,7 @@ def test_a_folder_for_counts_that_is_anothers_stops_the_start(tmp_path: Path) ->
         conf = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(conf)
         conf.COUNTS.symlink_to({str(tmp_path)!r})
-        conf.on_starting(None)
+        conf.make_counts()
     """)
     environ = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=60)
