@@ -87,6 +87,7 @@ GOOD = [
     ("EVENTPOLL_FAILED_LOGIN_SECONDS", "0", "failed_login_seconds", 0.0),
     ("EVENTPOLL_LOG", "json", "log", "json"),
     ("EVENTPOLL_FAST_PATHS", "0", "fast_paths", 0),
+    ("EVENTPOLL_MAX_CLOCK_SKEW_SECONDS", "90", "max_clock_skew_seconds", 90.0),
 ]
 
 BAD = [
@@ -160,6 +161,7 @@ BAD = [
     ("EVENTPOLL_FAILED_LOGIN_SECONDS", "11"),
     ("EVENTPOLL_LOG", "xml"),
     ("EVENTPOLL_FAST_PATHS", "yes"),
+    ("EVENTPOLL_MAX_CLOCK_SKEW_SECONDS", "never"),
 ]
 
 DEFAULTS = {
@@ -208,6 +210,7 @@ DEFAULTS = {
     "failed_login_seconds": 1.0,
     "log": "none",
     "fast_paths": 1,
+    "max_clock_skew_seconds": 3600.0,
 }
 
 
