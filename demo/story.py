@@ -64,7 +64,7 @@ class Wire:
             return False
 
 
-def progress(what: str, until: Any, seconds: float = 60) -> None:
+def progress(what: str, until: Any, seconds: float = 180) -> None:
     """Print dots until `until` returns true. Exits with a message after `seconds`."""
     print(f"       {what} ", end="", flush=True)
     deadline = time.monotonic() + seconds

@@ -135,5 +135,12 @@ class Addresses:
 
 
 def address_of(addr: Any) -> str:
-    """Return the IP address in an address from accept(); an empty text for a Unix socket."""
-    return str(addr[0]) if isinstance(addr, tuple) else ""
+    """Return the IP address in an address from accept() or getpeername(); an empty text for a Unix socket."""
+    return str(unmapped(addr)[0]) if isinstance(addr, tuple) else ""
+
+
+def unmapped(addr: Any) -> Any:
+    """Return an address from accept(), without the ::ffff: of a peer that speaks IPv4 to an IPv6 socket."""
+    if isinstance(addr, tuple) and addr[0].startswith("::ffff:") and "." in addr[0]:
+        return addr[0].removeprefix("::ffff:"), addr[1]
+    return addr

@@ -14,7 +14,7 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.ggevent import GeventWorker
 
 from eventpoll.settings import Config, ConfigError
-from eventpoll.web.connections import Addresses, Connection, TooMany, address_of
+from eventpoll.web.connections import Addresses, Connection, TooMany, address_of, unmapped
 
 try:
     settings = Config.from_environ()
@@ -181,13 +181,6 @@ class Idle:
         """End the wait now, if the connection still waits. The hub calls this, so that nothing runs in between."""
         if self in self.idle:
             self.greenlet.throw(self.timeout)
-
-
-def unmapped(addr: Any) -> Any:
-    """Return an address from accept(), without the ::ffff: of a peer that speaks IPv4 to an IPv6 socket."""
-    if isinstance(addr, tuple) and addr[0].startswith("::ffff:") and "." in addr[0]:
-        return addr[0].removeprefix("::ffff:"), addr[1]
-    return addr
 
 
 def ssl_context(config: Any, default: Any) -> Any:
