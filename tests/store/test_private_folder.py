@@ -261,3 +261,11 @@ def test_a_folder_for_counts_that_is_anothers_stops_the_start(tmp_path: Path) ->
     assert len(done.stderr.splitlines()) == 1
     assert "cannot be made (File exists): remove it, or set TMPDIR" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir() if not path.is_symlink()) == []
+
+
+def test_a_temporary_directory_with_a_long_path_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel allows some 107 bytes for the path of a socket: then its folder lies in /tmp."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("t" * 100)))
+    path = embedded.Embedded(tmp_path / ("d" * 120)).path
+    assert path.startswith(f"/tmp/eventpoll-{os.getuid()}-")
+    assert len(path.encode()) <= 100

@@ -87,7 +87,10 @@ class Embedded:
         path = str(self.directory / "redis.sock")
         if len(path.encode()) > 100:  # the kernel allows some 107 bytes
             digest = hashlib.sha256(path.encode()).hexdigest()[:16]
-            path = str(Path(tempfile.gettempdir()) / f"eventpoll-{os.getuid()}-{digest}" / "redis.sock")
+            name = f"eventpoll-{os.getuid()}-{digest}/redis.sock"
+            path = str(Path(tempfile.gettempdir()) / name)
+            if len(path.encode()) > 100:  # the temporary directory has a long path too
+                path = f"/tmp/{name}"  # noqa: S108  (private_folder refuses what is not this user's alone)
         self.path = path
         self._users: int | None = None
         self._joining = threading.Lock()
